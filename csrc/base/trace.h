@@ -1,0 +1,78 @@
+/* The trace ring and the trace digest.
+ *
+ * Owns: the last TRACE_RING events of a host, and a running digest of all of them. Called by: hypercall exit, scheduler,
+ * events, crashes. A writer claims a slot by an atomic add; a reader takes a copy and drops slots that were overwritten.
+ * The digest is kept with the virtual clock only, where there is one thread: two runs of one seed have equal digests.
+ */
+#ifndef XL_BASE_TRACE_H
+#define XL_BASE_TRACE_H
+
+#include "base/types.h"
+#ifndef XL_CDEF
+#include "base/clock.h"
+#include "base/lock.h"
+#endif
+
+/* name, meaning of a, meaning of b */
+#define TRACE_EVENTS(X)                                                     \
+    X(HYPERCALL,    "number << 48 | first argument's hash", "result")       \
+    X(RUN,          "time slice in ns", "-")                                \
+    X(BLOCK,        "pause flags", "-")                                     \
+    X(WAKE,         "pause flags before", "-")                              \
+    X(EVENT,        "port", "notified vcpu")                                \
+    X(VIRQ,         "virq", "port")                                         \
+    X(UPCALL,       "pending_sel", "-")                                     \
+    X(TIMER,        "expiry, ns", "-")                                      \
+    X(GRANT_MAP,    "granter << 32 | gref", "mfn")                          \
+    X(GRANT_UNMAP,  "handle", "mfn")                                        \
+    X(PT_TYPE,      "mfn", "new type")                                      \
+    X(CREATE,       "frames", "vcpus")                                      \
+    X(SHUTDOWN,     "reason", "-")                                          \
+    X(CRASH,        "-", "-")                                               \
+    X(DESTROY,      "-", "-")                                               \
+    X(IO,           "operation << 56 | sector", "status")                   \
+    X(MARK,         "user value", "user value")
+
+enum trace_kind {
+#define X(name, a, b) TRACE_##name,
+    TRACE_EVENTS(X)
+#undef X
+    TRACE_NR_KINDS
+};
+
+struct trace_record {
+    u64 time;                   /* system time, ns */
+    u16 kind;                   /* enum trace_kind */
+    u16 domid;
+    u32 vcpu;
+    u64 a, b;
+};
+
+#ifndef XL_CDEF
+enum { TRACE_RING = 8192 };
+
+struct trace {
+    u64 next;                   /* records ever written (atomic) */
+    u64 digest;
+    bool digesting;             /* virtual clock: one thread */
+    bool off;                   /* benchmarks measure with and without */
+    struct trace_record ring[TRACE_RING];
+};
+
+static inline u64 digest_mix(u64 h, u64 v)
+{
+    h = (h ^ v) * 0x9fb21c651e98df25ul;
+    return h ^ (h >> 29);
+}
+
+static inline void trace_add(struct trace *t, u64 now, unsigned kind, unsigned domid, unsigned vcpu, u64 a, u64 b)
+{
+    if (t->off)
+        return;
+    u64 n = t->digesting ? t->next++ : __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED);
+    t->ring[n % TRACE_RING] = (struct trace_record){ now, (u16)kind, (u16)domid, vcpu, a, b };
+    if (t->digesting)
+        t->digest = digest_mix(digest_mix(digest_mix(t->digest, now ^ ((u64)kind << 48)), a ^ ((u64)domid << 48)), b + vcpu);
+}
+#endif
+#endif

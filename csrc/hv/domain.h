@@ -1,0 +1,73 @@
+/* A domain: identity, life cycle, and its part of each subsystem.
+ *
+ * Owns: struct domain, the host's domain list. Called by: toolstack (through xenlike.h), sched_op shutdown, crashes.
+ * Locks: host->domains_lock guards the list; a domain found by domain_get() stays until domain_put().
+ *
+ * Death is staged: domain_kill() pauses the vCPUs, closes ports, undoes grant mappings, gives up memory; the struct goes when the
+ * last reference goes (a frame that another domain still maps keeps its owner's id taken: a zombie, as on Xen).
+ */
+#ifndef XL_HV_DOMAIN_H
+#define XL_HV_DOMAIN_H
+
+#include "hv/event.h"
+#include "hv/grant.h"
+#include "hv/mm.h"
+#include "hv/vcpu.h"
+
+enum { MAX_VCPUS = 128, CRASH_REASON_MAX = 192 };
+
+struct domain {
+    struct host *host;
+    u16 id;
+    bool privileged;                    /* domain 0 */
+    u8 state;                           /* enum domain_state. [lock] */
+    u8 shutdown_code;                   /* SHUTDOWN_*; valid from DOM_shutdown on */
+    bool shutdown_code_set;             /* SCHEDOP_shutdown_code came first */
+    bool dying;                         /* no new references, ports, maps. read with load_acquire */
+    u32 refcount;                       /* atomic: 1 for being alive, 1 a frame owned, 1 a domain_get() */
+    u32 pause_count;                    /* toolstack pauses. [lock] */
+    spinlock_t lock;
+    struct domain *next;                /* host's list, by domid. [domains_lock] */
+    u8 uuid[16];
+    u64 vm_assist;                      /* bits by VMASST_TYPE_*. atomic */
+
+    u16 weight;                         /* of its vCPUs' share of CPU; 256 is the norm */
+    u32 nr_vcpus;
+    struct vcpu *vcpu[MAX_VCPUS];       /* fixed after creation; NULL beyond nr_vcpus */
+
+    u32 shared_info_mfn;
+    struct shared_info *shared_info;    /* host address; a special frame, never freed before the struct */
+    struct mm_state mm;
+    struct evtchn_state_of_domain ev;
+    struct grant_state gt;
+    struct timer watchdog[2];
+    u32 watchdog_inuse;
+    char crash_reason[CRASH_REASON_MAX];        /* what a user reads; "" unless shutdown_code is SHUTDOWN_crash */
+};
+
+struct domain_config {                  /* what the toolstack asks for */
+    s32 domid;                          /* -1: next free */
+    u32 nr_vcpus, max_pages;
+    u32 backend;                        /* enum backend_kind */
+    u32 max_evtchn_port, max_grant_frames, max_maptrack_frames;
+    u32 weight;                         /* scheduler weight, 0: default 256 */
+    u8 uuid[16];
+    u8 privileged;
+};
+
+/* Creates a paused domain with its vCPUs, shared_info, event and grant state, and no memory. NULL and *err = -errno:
+ * -EINVAL (limits), -EEXIST (domid taken), -ENOMEM. */
+struct domain *domain_create(struct host *h, const struct domain_config *c, int *err);
+struct domain *domain_get(struct host *h, u16 domid);       /* NULL: none, or dead */
+void domain_put(struct domain *d);
+/* Resolves DOMID_SELF; other domains only for a privileged caller. NULL and *err -ESRCH / -EPERM. Put it after use. */
+struct domain *domain_get_remote(struct vcpu *caller, u16 domid, int *err);
+
+void domain_unpause(struct domain *d);
+void domain_pause(struct domain *d);                        /* returns when no vCPU of it runs */
+void domain_shutdown(struct domain *d, u8 reason);          /* SCHEDOP_shutdown: pauses all vCPUs, tells the lane */
+/* The guest did what cannot be answered: shutdown(crash) with a reason that a user can read. */
+void domain_crash(struct domain *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void domain_kill(struct domain *d);                         /* destroy, to the end of what can be freed now */
+
+#endif

@@ -1,0 +1,155 @@
+/* See hypercall.h. */
+#include "hv/hypercall.h"
+
+#include "hv/host.h"
+
+enum { HYPERCALL_VIRTUAL_NS = 100 };    /* what a hypercall costs on the virtual clock, whatever it does */
+
+/* ---- the table --------------------------------------------------------------------------------------------------- */
+
+static s64 python_will(struct vcpu *v, const u64 *a) { return HYPERCALL_COLD; }
+static s64 not_implemented(struct vcpu *v, const u64 *a) { return -XEN_ENOSYS; }
+
+/* One adapter a C row: registers to arguments. */
+#define ARGS_0(a)
+#define ARGS_1(a) , (a)[0]
+#define ARGS_2(a) ARGS_1(a), (a)[1]
+#define ARGS_3(a) ARGS_2(a), (a)[2]
+#define ARGS_4(a) ARGS_3(a), (a)[3]
+#define ARGS_5(a) ARGS_4(a), (a)[4]
+#define ADAPT_C(name, nargs)    static s64 call_##name(struct vcpu *v, const u64 *a) { return do_##name(v ARGS_##nargs(a)); }
+#define ADAPT_PY(name, nargs)
+#define ADAPT_NONE(name, nargs)
+#define HYPERCALL(number, name, nargs, where, note) ADAPT_##where(name, nargs)
+#include "xen/hypercalls.def"
+#undef HYPERCALL
+
+#define ENTRY_C(name)    call_##name
+#define ENTRY_PY(name)   python_will
+#define ENTRY_NONE(name) not_implemented
+static hypercall_fn *const table[64] = {
+#define HYPERCALL(number, name, nargs, where, note) [number] = ENTRY_##where(name),
+#include "xen/hypercalls.def"
+#undef HYPERCALL
+};
+
+static inline s64 dispatch(struct vcpu *v, u64 nr, const u64 *a)
+{
+    if (unlikely(nr >= 64 || !table[nr]))
+        return -XEN_ENOSYS;
+    v->hypercall_count[nr]++;
+    return table[nr](v, a);
+}
+
+/* ---- entry and exit ---------------------------------------------------------------------------------------------- */
+
+/* The work of a return to the guest (section 3.4, step 4). */
+static inline void leave(struct vcpu *v, u64 nr, u64 args_digest, s64 rc)
+{
+    vcpu_trace(v, HYPERCALL, nr << 48 ^ args_digest, (u64)rc);
+    if (unlikely(vcpu_event_deliverable(v)))
+        atomic_or(&v->exit_work, WORK_upcall);
+}
+
+static inline u64 digest_args(const struct host *h, const u64 *a)
+{
+    if (!h->trace.digesting)
+        return a[0] & 0xffffffffffff;
+    u64 d = 0;
+    for (unsigned i = 0; i < 5; i++)
+        d = digest_mix(d, a[i]);
+    return d >> 16;
+}
+
+s64 hypercall(struct vcpu *v, u64 nr, const u64 a[5])
+{
+    stat_inc(v, hypercalls);
+    clock_advance(&v->host->clock, HYPERCALL_VIRTUAL_NS);
+    s64 rc = dispatch(v, nr, a);
+    if (unlikely(rc == HYPERCALL_COLD)) {
+        stat_inc(v, cold_hypercalls);
+        if (nr != __HYPERVISOR_multicall) {     /* a multicall has noted its entry itself */
+            v->cold.nr = nr;
+            for (unsigned i = 0; i < 5; i++)
+                v->cold.args[i] = a[i];
+        }
+        vcpu_trace(v, HYPERCALL, nr << 48 ^ digest_args(v->host, a), (u64)HYPERCALL_COLD);
+        if (v->backend != BACKEND_PYTHON) {
+            vcpu_pause(v, VPF_lane);
+            lane_push(v->host, (struct lane_exit){ .kind = EXIT_HYPERCALL, .domid = v->domain->id, .vcpu = v->id });
+        }
+        return rc;
+    }
+    leave(v, nr, digest_args(v->host, a), rc);
+    return rc;
+}
+
+/* ---- multicall (section 8.5) ------------------------------------------------------------------------------------- */
+
+/* Runs entries from multicall.next on. Upcalls are not delivered between entries: nobody looks at exit_work here. */
+static s64 multicall_run(struct vcpu *v)
+{
+    while (v->multicall.next < v->multicall.count) {
+        u64 at = v->multicall.list + v->multicall.next * sizeof(struct multicall_entry);
+        struct multicall_entry e;
+        if (copy_from_guest(v, &e, at, sizeof e)) {
+            v->in_multicall = false;
+            return -XEN_EFAULT;
+        }
+        stat_inc(v, multicall_entries);
+        u64 args[6];
+        for (unsigned i = 0; i < 6; i++)
+            args[i] = e.args[i];
+        s64 rc = e.op == __HYPERVISOR_multicall ? -XEN_EINVAL : dispatch(v, e.op, args);
+        if (rc == HYPERCALL_COLD) {
+            v->cold.nr = e.op;
+            for (unsigned i = 0; i < 5; i++)
+                v->cold.args[i] = args[i];
+            return rc;
+        }
+        u64 result = (u64)rc;
+        if (copy_to_guest(v, at + offsetof(struct multicall_entry, result), &result, sizeof result)) {
+            v->in_multicall = false;
+            return -XEN_EFAULT;
+        }
+        v->multicall.next++;
+    }
+    v->in_multicall = false;
+    return 0;
+}
+
+s64 do_multicall(struct vcpu *v, u64 list, u64 count)
+{
+    v->in_multicall = true;
+    v->multicall.list = list;
+    v->multicall.next = 0;
+    v->multicall.count = (u32)count;    /* the ABI's count is 32 bits wide */
+    return multicall_run(v);
+}
+
+s64 hypercall_complete(struct vcpu *v, s64 rc)
+{
+    u64 nr = v->cold.nr;
+    if (v->in_multicall) {
+        u64 at = v->multicall.list + v->multicall.next * sizeof(struct multicall_entry);
+        u64 result = (u64)rc;
+        nr = __HYPERVISOR_multicall;
+        if (copy_to_guest(v, at + offsetof(struct multicall_entry, result), &result, sizeof result)) {
+            v->in_multicall = false;
+            rc = -XEN_EFAULT;
+        } else {
+            v->multicall.next++;
+            rc = multicall_run(v);
+            if (rc == HYPERCALL_COLD) {
+                if (v->backend != BACKEND_PYTHON)
+                    lane_push(v->host, (struct lane_exit){ .kind = EXIT_HYPERCALL, .domid = v->domain->id, .vcpu = v->id });
+                return rc;
+            }
+        }
+    }
+    leave(v, nr, 0, rc);
+    v->cold.result = rc;
+    if (v->backend != BACKEND_PYTHON)
+        vcpu_unpause(v, VPF_lane);
+    return rc;
+}

@@ -1,0 +1,40 @@
+/* Hypercall dispatch.
+ *
+ * Owns: the table made from xen/hypercalls.def, multicall. Called by: execution backends. No lock.
+ */
+#ifndef XL_HV_HYPERCALL_H
+#define XL_HV_HYPERCALL_H
+
+#include "hv/host.h"
+
+/* Every C handler has this shape; unused arguments are ignored. */
+typedef s64 hypercall_fn(struct vcpu *v, const u64 *a);
+
+/* Not an errno: Python has to finish this hypercall; v->cold holds number and arguments. A vCPU of a C backend has been paused
+ * with VPF_lane and EXIT_HYPERCALL queued: it must come to rest, and finds v->cold.result when it runs again. */
+static const s64 HYPERCALL_COLD = -0x7fffffff00000000l;
+
+/* Executes hypercall nr of v. Returns what goes to rax, or HYPERCALL_COLD. Afterwards v->exit_work says whether v must
+ * park or take an upcall. nr is the whole of rax. */
+s64 hypercall(struct vcpu *v, u64 nr, const u64 args[5]);
+/* Python finished v's cold hypercall with result rc. Returns what goes to rax, or HYPERCALL_COLD again when it was an entry of a
+ * multicall and a further one is cold too. Lets a C backend's vCPU run on. */
+s64 hypercall_complete(struct vcpu *v, s64 rc);
+
+s64 do_xen_version(struct vcpu *v, u64 cmd, u64 arg);
+s64 do_vm_assist(struct vcpu *v, u64 cmd, u64 type);
+s64 do_multicall(struct vcpu *v, u64 list, u64 count);
+
+/* Entry points, descriptors' bases and debug registers of the calling vCPU (hv/pv_state.c). */
+s64 do_set_trap_table(struct vcpu *v, u64 traps);
+s64 do_stack_switch(struct vcpu *v, u64 ss, u64 sp);
+s64 do_set_callbacks(struct vcpu *v, u64 event, u64 failsafe, u64 syscall);
+s64 do_fpu_taskswitch(struct vcpu *v, u64 set);
+s64 do_set_debugreg(struct vcpu *v, u64 reg, u64 value);
+s64 do_get_debugreg(struct vcpu *v, u64 reg);
+s64 do_set_segment_base(struct vcpu *v, u64 which, u64 base);
+s64 do_callback_op(struct vcpu *v, u64 cmd, u64 arg);
+s64 do_nmi_op(struct vcpu *v, u64 cmd, u64 arg);
+s64 do_iret(struct vcpu *v);
+
+#endif

@@ -1,0 +1,226 @@
+/* Hypercalls that set what a PV vCPU is beyond its memory: trap table, entry points, stack, segment bases, debug registers.
+ *
+ * Owns: struct vcpu_arch (but for GDT and LDT, which are page references: hv/mm). Called by: dispatch, on the vCPU's own
+ * thread; no lock. The values are checked here and used by whatever executes machine code.
+ */
+#include "hv/host.h"
+#include "hv/hypercall.h"
+#include "xen/callback.h"
+#include "xen/nmi.h"
+
+enum { NR_TRAPS = 256 };
+
+static inline bool canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
+static inline bool in_xen(u64 va) { return va >= HYPERVISOR_VIRT_START && va < HYPERVISOR_VIRT_END; }
+
+/* Section 3.2. Entries before a bad one stay. */
+s64 do_set_trap_table(struct vcpu *v, u64 traps)
+{
+    struct arena *arena = &v->host->arena;
+    if (!v->arch.traps && !(v->arch.traps = arena_alloc(arena, NR_TRAPS * sizeof *v->arch.traps)))
+        return -XEN_ENOMEM;
+    if (!traps) {
+        for (unsigned i = 0; i < NR_TRAPS; i++)
+            v->arch.traps[i] = (struct trap_info){ .vector = (u8)i };
+        return 0;
+    }
+    for (u64 n = 0; n <= NR_TRAPS; n++) {       /* a table that never ends overwrites entries; stop after a full one */
+        struct trap_info t;
+        if (copy_from_guest(v, &t, traps + n * sizeof t, sizeof t))
+            return -XEN_EFAULT;
+        if (!t.address)
+            return 0;
+        if (!canonical(t.address))
+            return -XEN_EINVAL;
+        t.cs |= 3;
+        v->arch.traps[t.vector] = t;
+    }
+    return 0;
+}
+
+s64 do_stack_switch(struct vcpu *v, u64 ss, u64 sp)
+{
+    v->arch.kernel_ss = (u16)ss | 3;
+    v->arch.kernel_sp = sp;
+    return 0;
+}
+
+s64 do_fpu_taskswitch(struct vcpu *v, u64 set)
+{
+    v->arch.ts = set != 0;
+    return 0;
+}
+
+/* ---- entry points (section 3.5) ---------------------------------------------------------------------------------- */
+
+static void set_flag(u32 *flags, u32 bit, bool on)
+{
+    *flags = on ? *flags | bit : *flags & ~bit;
+}
+
+static s64 register_callback(struct vcpu *v, unsigned type, u64 address, bool mask_events)
+{
+    struct vcpu_arch *a = &v->arch;
+    if (!canonical(address))
+        return -XEN_EINVAL;
+    switch (type) {
+    case CALLBACKTYPE_event:
+        a->event_callback = address;
+        return 0;
+    case CALLBACKTYPE_failsafe:
+        a->failsafe_callback = address;
+        set_flag(&a->vgc_flags, VGCF_failsafe_disables_events, mask_events);
+        return 0;
+    case CALLBACKTYPE_syscall:
+        a->syscall_callback = address;
+        set_flag(&a->vgc_flags, VGCF_syscall_disables_events, mask_events);
+        return 0;
+    case CALLBACKTYPE_syscall32:
+        a->syscall32_callback = address;
+        a->syscall32_disables_events = mask_events;
+        return 0;
+    case CALLBACKTYPE_sysenter:
+        a->sysenter_callback = address;
+        a->sysenter_disables_events = mask_events;
+        return 0;
+    case CALLBACKTYPE_nmi:
+        a->nmi_callback = address;
+        return 0;
+    default:
+        return -XEN_ENOSYS;
+    }
+}
+
+static s64 unregister_callback(struct vcpu *v, unsigned type)
+{
+    switch (type) {
+    case CALLBACKTYPE_event:
+    case CALLBACKTYPE_failsafe:
+    case CALLBACKTYPE_syscall:
+    case CALLBACKTYPE_syscall32:
+    case CALLBACKTYPE_sysenter:
+        return -XEN_EINVAL;
+    case CALLBACKTYPE_nmi:
+        v->arch.nmi_callback = 0;
+        return 0;
+    default:
+        return -XEN_ENOSYS;
+    }
+}
+
+s64 do_callback_op(struct vcpu *v, u64 cmd, u64 arg)
+{
+    if (cmd == CALLBACKOP_register) {
+        struct callback_register r;
+        if (copy_from_guest(v, &r, arg, sizeof r))
+            return -XEN_EFAULT;
+        return register_callback(v, r.type, r.address, r.flags & CALLBACKF_mask_events);
+    }
+    if (cmd == CALLBACKOP_unregister) {
+        struct callback_unregister u;
+        if (copy_from_guest(v, &u, arg, sizeof u))
+            return -XEN_EFAULT;
+        return unregister_callback(v, u.type);
+    }
+    return -XEN_ENOSYS;
+}
+
+/* Three registrations in one; a bad address is silently left out. */
+s64 do_set_callbacks(struct vcpu *v, u64 event, u64 failsafe, u64 syscall)
+{
+    register_callback(v, CALLBACKTYPE_event, event, false);
+    register_callback(v, CALLBACKTYPE_failsafe, failsafe, false);
+    register_callback(v, CALLBACKTYPE_syscall, syscall, false);
+    return 0;
+}
+
+s64 do_nmi_op(struct vcpu *v, u64 cmd, u64 arg)
+{
+    struct xennmi_callback cb;
+    switch (cmd) {
+    case XENNMI_register_callback:
+        if (copy_from_guest(v, &cb, arg, sizeof cb))
+            return -XEN_EFAULT;
+        return register_callback(v, CALLBACKTYPE_nmi, cb.handler_address, true);
+    case XENNMI_unregister_callback:
+        return unregister_callback(v, CALLBACKTYPE_nmi);
+    default:
+        return -XEN_ENOSYS;
+    }
+}
+
+/* ---- segment bases, debug registers (section 3.7) ---------------------------------------------------------------- */
+
+s64 do_set_segment_base(struct vcpu *v, u64 which, u64 base)
+{
+    if (which <= SEGBASE_GS_KERNEL && !canonical(base))
+        return -XEN_EINVAL;
+    switch (which) {
+    case SEGBASE_FS:
+        v->arch.fs_base = base;
+        return 0;
+    case SEGBASE_GS_USER:
+        v->arch.gs_base_user = base;
+        return 0;
+    case SEGBASE_GS_KERNEL:
+        v->arch.gs_base_kernel = base;
+        return 0;
+    case SEGBASE_GS_USER_SEL:
+        v->arch.gs_user_sel = (u16)base ? (u16)base | 3 : 0;
+        return 0;
+    default:
+        return -XEN_EINVAL;
+    }
+}
+
+/* DR6: bits 4-11 and 16-31 read as 1, bit 12 as 0. DR7: bit 10 reads as 1; bits 11, 12, 14, 15 as 0 (SDM vol. 3, 17.2). */
+static const u64 DR6_ONES = 0xffff0ff0, DR6_ZEROS = 1ul << 12;
+static const u64 DR7_ONES = 0x400, DR7_ZEROS = 0xd800, DR7_GD = 1ul << 13;
+
+/* A breakpoint of type "I/O" (10b) among those that are enabled needs CR4.DE, which a PV guest's CR4 does not have at first. */
+static bool dr7_wants_io(u64 dr7)
+{
+    for (unsigned i = 0; i < 4; i++)
+        if ((dr7 >> (2 * i) & 3) && (dr7 >> (16 + 4 * i) & 3) == 2)
+            return true;
+    return false;
+}
+
+s64 do_set_debugreg(struct vcpu *v, u64 reg, u64 value)
+{
+    u64 *dr = v->arch.dr;
+    switch (reg) {
+    case 0: case 1: case 2: case 3:
+        if (!canonical(value) || in_xen(value))
+            return -XEN_EPERM;
+        dr[reg] = value;
+        return 0;
+    case 4: case 6:
+        if (value >> 32)
+            return -XEN_EINVAL;
+        dr[6] = (value | DR6_ONES) & ~DR6_ZEROS;
+        return 0;
+    case 5: case 7:
+        if (value >> 32)
+            return -XEN_EINVAL;
+        if ((value & DR7_GD) || dr7_wants_io(value))
+            return -XEN_EPERM;
+        dr[7] = (value | DR7_ONES) & ~DR7_ZEROS;
+        return 0;
+    default:
+        return -XEN_ENODEV;
+    }
+}
+
+s64 do_get_debugreg(struct vcpu *v, u64 reg)
+{
+    if (reg > 7)
+        return -XEN_ENODEV;
+    return (s64)v->arch.dr[reg == 4 || reg == 5 ? reg + 2 : reg];
+}
+
+/* Returns to a frame of registers. Python and script guests have none: for them the number is not there. */
+s64 do_iret(struct vcpu *v)
+{
+    return -XEN_ENOSYS;
+}

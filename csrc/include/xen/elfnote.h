@@ -1,0 +1,22 @@
+/*
+ * ELF notes: what a guest image tells the domain builder, XEN_ELFNOTE_<name>; also the notes of crash and core dumps.
+ */
+#ifndef __XEN_PUBLIC_ELFNOTE_H__
+#define __XEN_PUBLIC_ELFNOTE_H__
+
+#include "xen-compat.h"
+
+#define XEN_ELFNOTE_ROW(number, name, kind) XEN_CONST(XEN_ELFNOTE_##name, number)
+XEN_TABLE_BEGIN
+#include "elfnotes.def"
+    XEN_CONST(XEN_ELFNOTE_MAX, 18)
+    XEN_CONST(XEN_ELFNOTE_CRASH_INFO, 0x1000001)
+    XEN_CONST(XEN_ELFNOTE_CRASH_REGS, 0x1000002)
+    XEN_CONST(XEN_ELFNOTE_DUMPCORE_NONE, 0x2000000)
+    XEN_CONST(XEN_ELFNOTE_DUMPCORE_HEADER, 0x2000001)
+    XEN_CONST(XEN_ELFNOTE_DUMPCORE_XEN_VERSION, 0x2000002)
+    XEN_CONST(XEN_ELFNOTE_DUMPCORE_FORMAT_VERSION, 0x2000003)
+XEN_TABLE_END
+#undef XEN_ELFNOTE_ROW
+
+#endif

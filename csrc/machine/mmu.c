@@ -1,0 +1,359 @@
+/* See mmu.h. */
+#include "machine/mmu.h"
+
+#include <string.h>
+
+#include "hv/host.h"
+
+static const u64 VA_PAGE_MASK = ~(u64)(PAGE_SIZE - 1);
+static const u64 M2P_VA_START = MACH2PHYS_VIRT_START;
+
+static inline bool va_canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
+static inline struct tlb_entry *tlb_slot(struct tlb *t, bool kernel, u64 va)
+{
+    return &t->e[!kernel][(va >> PAGE_SHIFT) % TLB_ENTRIES];
+}
+
+/* ---- flushing and shootdown -------------------------------------------------------------------------------------- */
+
+void tlb_flush_local(struct vcpu *v)
+{
+    struct tlb *t = v->tlb;
+    u64 stamp = atomic_add(&v->host->tlb_clock, 1) + 1;
+    if (t->used) {
+        memset(t->e, 0, sizeof t->e);
+        t->used = false;
+        stat_inc(v, tlb_flushes);
+    }
+    store_release(t->stamp, stamp);
+}
+
+void tlb_flush_page_local(struct vcpu *v, u64 va)
+{
+    for (int kernel = 0; kernel < 2; kernel++) {
+        struct tlb_entry *e = tlb_slot(v->tlb, kernel, va);
+        u64 tag = (va & VA_PAGE_MASK) | 1;
+        if (e->read_tag == tag || e->write_tag == tag)
+            e->read_tag = e->write_tag = 0;
+    }
+}
+
+/* Only one thread exists with the virtual clock: no barrier needed. */
+static inline bool threaded(const struct host *h) { return h->clock.kind == CLOCK_REAL; }
+
+void vcpu_enter_guest(struct vcpu *v)
+{
+    if (v->in_guest) {
+        v->in_guest++;
+        return;
+    }
+    if (threaded(v->host))
+        xchg(&v->in_guest, 1);          /* full barrier: announce, then look for a wanted flush */
+    else
+        v->in_guest = 1;
+    if (unlikely(load_acquire(v->tlb_flush_wanted))) {
+        xchg(&v->tlb_flush_wanted, 0);
+        tlb_flush_local(v);
+    }
+}
+
+void vcpu_leave_guest(struct vcpu *v)
+{
+    store_release(v->in_guest, v->in_guest - 1);
+}
+
+/* Makes v flush before it next uses its TLB, and waits while it is using it now. */
+static void want_flush(struct vcpu *v)
+{
+    xchg(&v->tlb_flush_wanted, 1);
+    if (!threaded(v->host))
+        return;
+    while (load_acquire(v->in_guest) && load_acquire(v->tlb_flush_wanted))
+        cpu_relax();
+}
+
+static void shootdown_domain(struct domain *d, u64 stamp)
+{
+    for (u32 i = 0; i < d->nr_vcpus; i++) {
+        struct vcpu *v = d->vcpu[i];
+        if (v && load_acquire(v->tlb->stamp) <= stamp)
+            want_flush(v);
+    }
+}
+
+void tlb_shootdown_since(struct host *h, u64 stamp)
+{
+    smp_mb();
+    spin_lock(&h->domains_lock);        /* keeps the list and its vCPUs; nobody in guest mode ever takes it */
+    for (struct domain *d = h->domains; d; d = d->next)
+        shootdown_domain(d, stamp);
+    spin_unlock(&h->domains_lock);
+}
+
+void tlb_shootdown_frame(struct host *h, u64 mfn)
+{
+    struct frame *f = mfn_frame(&h->machine, mfn);
+    smp_mb();
+    if (read_once(f->count_info) & PGC_FOREIGN)
+        tlb_shootdown_since(h, f->tlb_stamp);
+    else
+        shootdown_domain(h->domain_by_id[f->owner], f->tlb_stamp);
+}
+
+void tlb_flush_domain(struct domain *d)
+{
+    shootdown_domain(d, NEVER);
+}
+
+void tlb_flush_vcpus(struct domain *d, u64 vcpu_mask)
+{
+    for (u32 i = 0; i < d->nr_vcpus && i < 64; i++)
+        if ((vcpu_mask >> i & 1) && d->vcpu[i])
+            want_flush(d->vcpu[i]);
+}
+
+u64 tlb_audit(struct host *h)
+{
+    u64 bad = 0;
+    for (struct domain *d = h->domains; d; d = d->next)
+        for (u32 i = 0; i < d->nr_vcpus; i++) {
+            struct vcpu *v = d->vcpu[i];
+            if (!v || !v->tlb->used || load_acquire(v->tlb_flush_wanted))
+                continue;               /* will flush before it looks at an entry again */
+            for (unsigned k = 0; k < 2 * TLB_ENTRIES; k++) {
+                const struct tlb_entry *e = &v->tlb->e[k / TLB_ENTRIES][k % TLB_ENTRIES];
+                if (e->write_tag && pgt_type(read_once(mfn_frame(&h->machine, e->mfn)->type_info)) != PGT_writable_page)
+                    bad++;
+            }
+        }
+    return bad;
+}
+
+/* ---- walking ----------------------------------------------------------------------------------------------------- */
+
+static u64 *table_entry(struct host *h, u64 mfn, u64 va, unsigned shift)
+{
+    return (u64 *)mfn_ptr(&h->machine, mfn) + (va >> shift & 511);
+}
+
+static inline u32 root(const struct vcpu *v) { return v->kernel_mode ? v->cr3_mfn : v->user_cr3_mfn; }
+
+/* Sets `bits` in *pte if it still is `seen`, as hardware sets accessed and dirty. */
+static bool set_ad(struct host *h, u64 table_mfn, u64 *pte, u64 seen, u64 bits)
+{
+    if ((seen & bits) == bits)
+        return true;
+    frame_mark_dirty(&h->machine, table_mfn);
+    return cmpxchg(pte, &seen, seen | bits);
+}
+
+/* One walk. Returns 0 and the leaf in *out, or -EFAULT with *error_code. Tables reached from a typed L4 are validated, so
+ * every present entry names a frame of ours. Caller is in guest mode, so no table is freed under it. */
+static int walk(struct vcpu *v, u64 va, enum mmu_access access, u64 *out, u32 *error_code)
+{
+    struct host *h = v->host;
+    u32 mode = (access & (PFEC_write | PFEC_insn)) | (v->kernel_mode ? 0 : PFEC_user);
+again:;
+    u64 table = root(v), rights = PTE_RW, nx = 0, pte = 0, *slot = NULL;
+    if (!table) {
+        *error_code = mode;
+        return -XEN_EFAULT;
+    }
+    for (unsigned shift = L4_PAGETABLE_SHIFT; ; shift -= 9) {
+        slot = table_entry(h, table, va, shift);
+        pte = read_once(*slot);
+        if (!(pte & PTE_P)) {
+            *error_code = mode;
+            return -XEN_EFAULT;
+        }
+        rights &= pte;
+        nx |= pte & PTE_NX;
+        if (shift == L1_PAGETABLE_SHIFT)
+            break;
+        if (!set_ad(h, table, slot, pte, PTE_A))
+            goto again;
+        table = pte_mfn(pte);
+    }
+    if ((access == MMU_WRITE && !(rights & PTE_RW)) || (access == MMU_EXEC && nx)) {
+        *error_code = mode | PFEC_present;
+        return -XEN_EFAULT;
+    }
+    if (!set_ad(h, table, slot, pte, access == MMU_WRITE ? PTE_A | PTE_D : PTE_A))
+        goto again;
+    *out = pte;
+    return 0;
+}
+
+static int fault(struct vcpu *v, struct mmu_fault *f, u64 va, u32 error_code)
+{
+    stat_inc(v, page_faults);
+    if (f)
+        *f = (struct mmu_fault){ va, error_code };
+    return -XEN_EFAULT;
+}
+
+static bool in_hypervisor_range(u64 va)
+{
+    return va >= HYPERVISOR_VIRT_START && va < HYPERVISOR_VIRT_END;
+}
+
+/* The read-only M2P at MACH2PHYS_VIRT_START. Entries of frames never used read as invalid; beyond the machine it faults. */
+static int m2p_read(struct vcpu *v, u8 *dst, u64 va, u64 n, struct mmu_fault *f)
+{
+    const struct machine *m = &v->host->machine;
+    for (u64 i = 0; i < n; i++) {
+        u64 off = va + i - M2P_VA_START, mfn = off / sizeof(u64);
+        if (mfn >= m->nr_frames)
+            return fault(v, f, va + i, 0);
+        u64 entry = m2p_get(m, mfn);
+        dst[i] = (u8)(entry >> (off % sizeof(u64) * 8));
+    }
+    return 0;
+}
+
+/* The host address of the page behind va for an access, filling the TLB. Caller is in guest mode. NULL: *f is set. */
+static u8 *tlb_fill(struct vcpu *v, u64 va, enum mmu_access access, struct mmu_fault *f)
+{
+    struct host *h = v->host;
+    u32 error_code;
+    u64 pte;
+
+    if (!va_canonical(va) || in_hypervisor_range(va)) {
+        fault(v, f, va, (access & PFEC_write) | (v->kernel_mode ? 0 : PFEC_user) | PFEC_present);
+        return NULL;
+    }
+    if (walk(v, va, access, &pte, &error_code)) {
+        fault(v, f, va, error_code);
+        return NULL;
+    }
+    stat_inc(v, tlb_fills);
+    u64 mfn = pte_mfn(pte), tag = (va & VA_PAGE_MASK) | 1;
+    struct tlb_entry *e = tlb_slot(v->tlb, v->kernel_mode, va);
+    if (e->read_tag != tag)
+        e->write_tag = 0;
+    e->read_tag = tag;
+    e->mfn = (u32)mfn;
+    e->page = mfn_ptr(&h->machine, mfn);
+    v->tlb->used = true;
+    if (access == MMU_WRITE) {          /* the L1 was validated: an RW entry holds a writable type reference */
+        struct frame *fr = mfn_frame(&h->machine, mfn);
+        if (!(read_once(fr->count_info) & PGC_TOUCHED))
+            atomic_or(&fr->count_info, PGC_TOUCHED);
+        frame_mark_dirty(&h->machine, mfn);
+        e->write_tag = tag;
+    }
+    return e->page;
+}
+
+static inline u8 *lookup(struct vcpu *v, u64 va, bool write, struct mmu_fault *f)
+{
+    struct tlb_entry *e = tlb_slot(v->tlb, v->kernel_mode, va);
+    u64 tag = (va & VA_PAGE_MASK) | 1;
+    if (likely((write ? e->write_tag : e->read_tag) == tag))
+        return e->page;
+    return tlb_fill(v, va, write ? MMU_WRITE : MMU_READ, f);
+}
+
+/* ---- access ------------------------------------------------------------------------------------------------------ */
+
+static inline u64 bytes_in_page(u64 va, u64 n)
+{
+    u64 left = PAGE_SIZE - va % PAGE_SIZE;
+    return n < left ? n : left;
+}
+
+/* Aligned words are moved whole: rings and shared_info are read and written by other CPUs meanwhile. */
+static inline void move(void *dst, const void *src, u64 n)
+{
+    if (n == 8 && !(((u64)dst | (u64)src) & 7))
+        write_once(*(u64 *)dst, read_once(*(const u64 *)src));
+    else if (n == 4 && !(((u64)dst | (u64)src) & 3))
+        write_once(*(u32 *)dst, read_once(*(const u32 *)src));
+    else
+        memcpy(dst, src, n);
+}
+
+int mmu_read(struct vcpu *v, void *dst, u64 va, u64 n, struct mmu_fault *f)
+{
+    u8 *out = dst;
+    int rc = 0;
+    vcpu_enter_guest(v);
+    while (n && !rc) {
+        u64 part = bytes_in_page(va, n);
+        if (unlikely(va - M2P_VA_START < MACH2PHYS_VIRT_END - M2P_VA_START)) {
+            rc = m2p_read(v, out, va, part, f);
+        } else {
+            const u8 *page = lookup(v, va, false, f);
+            if (page)
+                move(out, page + va % PAGE_SIZE, part);
+            else
+                rc = -XEN_EFAULT;
+        }
+        out += part, va += part, n -= part;
+    }
+    vcpu_leave_guest(v);
+    return rc;
+}
+
+int mmu_write(struct vcpu *v, u64 va, const void *src, u64 n, struct mmu_fault *f)
+{
+    const u8 *in = src;
+    int rc = 0;
+    vcpu_enter_guest(v);
+    while (n) {
+        u64 part = bytes_in_page(va, n);
+        u8 *page = lookup(v, va, true, f);
+        if (!page) {
+            rc = -XEN_EFAULT;
+            break;
+        }
+        move(page + va % PAGE_SIZE, in, part);
+        in += part, va += part, n -= part;
+    }
+    vcpu_leave_guest(v);
+    return rc;
+}
+
+int mmu_translate(struct vcpu *v, u64 va, enum mmu_access access, u64 *mfn, struct mmu_fault *f)
+{
+    u32 error_code = access | PFEC_present;
+    u64 pte;
+    vcpu_enter_guest(v);
+    int rc = va_canonical(va) && !in_hypervisor_range(va) ? walk(v, va, access, &pte, &error_code) : -XEN_EFAULT;
+    vcpu_leave_guest(v);
+    if (rc)
+        return fault(v, f, va, error_code);
+    *mfn = pte_mfn(pte);
+    return 0;
+}
+
+bool mmu_find_l1e(struct vcpu *v, u64 va, u64 *pte_maddr)
+{
+    struct host *h = v->host;
+    u64 table = v->cr3_mfn;
+    if (!va_canonical(va) || in_hypervisor_range(va))
+        return false;
+    for (unsigned shift = L4_PAGETABLE_SHIFT; table && shift > L1_PAGETABLE_SHIFT; shift -= 9) {
+        u64 pte = read_once(*table_entry(h, table, va, shift));
+        if (!(pte & PTE_P))
+            return false;
+        table = pte_mfn(pte);
+    }
+    *pte_maddr = (table << PAGE_SHIFT) | ((va >> L1_PAGETABLE_SHIFT & 511) * sizeof(u64));
+    return table != 0;
+}
+
+/* Hypercall pointers are kernel addresses; the hypervisor range is refused even where a guest may read it (2.1). */
+int copy_from_guest(struct vcpu *v, void *dst, u64 va, u64 n)
+{
+    if (unlikely(in_hypervisor_range(va) || in_hypervisor_range(va + n)))
+        return -XEN_EFAULT;
+    return mmu_read(v, dst, va, n, NULL);
+}
+
+int copy_to_guest(struct vcpu *v, u64 va, const void *src, u64 n)
+{
+    if (unlikely(in_hypervisor_range(va) || in_hypervisor_range(va + n)))
+        return -XEN_EFAULT;
+    return mmu_write(v, va, src, n, NULL);
+}

@@ -1,0 +1,69 @@
+/* The soft MMU: guest loads and stores by virtual address.
+ *
+ * Owns: page walks, the soft TLB of a vCPU, TLB shootdown. Called by: guest copy (every hypercall argument), Python guests'
+ * memory, later the interpreter and the translator. Locks: none; see "shootdown" for the ordering that replaces them.
+ *
+ * Shootdown. A vCPU announces itself with vcpu->in_guest = 1 before it uses its TLB and checks vcpu->tlb_flush_wanted
+ * behind a full barrier; who changes a frame's type sets tlb_flush_wanted and waits only for vCPUs that are in guest.
+ * Parked, blocked and in-hypercall vCPUs flush when they next enter. A frame remembers in tlb_stamp when its last writable
+ * reference went: vCPUs that flushed since cannot hold a write entry and are left alone.
+ */
+#ifndef XL_MACHINE_MMU_H
+#define XL_MACHINE_MMU_H
+
+#include "machine/frame.h"
+
+enum { TLB_ENTRIES = 256 };
+
+/* Page-fault error code bits (SDM vol. 3, 4.7) and access kinds. */
+enum { PFEC_present = 1, PFEC_write = 2, PFEC_user = 4, PFEC_reserved = 8, PFEC_insn = 16 };
+enum mmu_access { MMU_READ = 0, MMU_WRITE = PFEC_write, MMU_EXEC = PFEC_insn };
+
+struct tlb_entry {
+    u64 read_tag, write_tag;    /* va page | 1, 0: invalid. The write side is invalid unless the frame is typed writable */
+    u8 *page;                   /* host address of the frame's first byte */
+    u32 mfn;
+    u32 pad;
+};
+
+struct tlb {
+    struct tlb_entry e[2][TLB_ENTRIES];     /* [0] kernel-mode root, [1] user-mode root */
+    u64 stamp;                              /* host->tlb_clock at the last full flush */
+    bool used;                              /* holds entries since then */
+};
+
+struct mmu_fault {
+    u64 va;
+    u32 error_code;             /* PFEC_*; kernel-mode accesses never show PFEC_user (PV: section 3.3) */
+};
+
+/* Copies between a host buffer and guest virtual memory of v in its current mode, page by page through the TLB.
+ * Returns 0, or -EFAULT with *fault (may be NULL) filled; bytes before the fault are done. n bytes, any alignment.
+ * Guest addresses inside the hypervisor range other than the read-only M2P fault. */
+int mmu_read(struct vcpu *v, void *dst, u64 va, u64 n, struct mmu_fault *fault);
+int mmu_write(struct vcpu *v, u64 va, const void *src, u64 n, struct mmu_fault *fault);
+/* Walks to the frame behind va for an access; sets A/D as hardware does. 0 and *mfn, or -EFAULT and *fault. */
+int mmu_translate(struct vcpu *v, u64 va, enum mmu_access access, u64 *mfn, struct mmu_fault *fault);
+/* The machine address of the L1 entry that maps va in the kernel tables of v; false if an upper level is absent. */
+bool mmu_find_l1e(struct vcpu *v, u64 va, u64 *pte_maddr);
+
+/* Hypercall arguments: as mmu_read/mmu_write in kernel mode, -EFAULT without details. */
+int copy_from_guest(struct vcpu *v, void *dst, u64 va, u64 n);
+int copy_to_guest(struct vcpu *v, u64 va, const void *src, u64 n);
+
+void tlb_flush_local(struct vcpu *v);                   /* this vCPU's TLB, by the thread that runs it */
+void tlb_flush_page_local(struct vcpu *v, u64 va);
+void tlb_flush_domain(struct domain *d);                /* every vCPU of d, waits for those in guest */
+void tlb_flush_vcpus(struct domain *d, u64 vcpu_mask);  /* MULTI variants: bit n = vCPU n (< 64) */
+/* Before a frame that was writable becomes a page table: no TLB may keep a write entry for it. */
+void tlb_shootdown_frame(struct host *h, u64 mfn);
+/* Before freed frames get a new owner: no TLB of any domain may hold entries from before `stamp` (host->tlb_clock at the free). */
+void tlb_shootdown_since(struct host *h, u64 stamp);
+/* Write entries, over all TLBs, whose frame is not typed writable: 0, or the safety of paging is broken. For tests. */
+u64 tlb_audit(struct host *h);
+
+/* Enter / leave guest mode around direct use of the TLB (mmu_read and friends do it themselves; they nest). */
+void vcpu_enter_guest(struct vcpu *v);
+void vcpu_leave_guest(struct vcpu *v);
+
+#endif

@@ -1,0 +1,90 @@
+"""Cold hypercalls: those that Python answers, one module each.
+
+Owns: the table from number to module, ``HypercallContext``. Called by: the Python backend and the lane, when C hands a
+hypercall over. A module has one function ``handle(ctx, *args) -> int`` with as many register arguments as
+csrc/include/xen/hypercalls.def says; it returns what goes to rax. Guest memory is reached through ``ctx`` only.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from xenlike.engine import ffi, lib
+
+__all__ = ["HypercallContext", "dispatch", "GuestMemoryFault"]
+
+
+class GuestMemoryFault(Exception):
+    """An argument pointer was not readable or writable; the hypercall returns -EFAULT."""
+
+
+class HypercallContext:
+    """The calling vCPU, for a handler."""
+
+    __slots__ = ("host", "vcpu", "domid")
+
+    def __init__(self, host: Any, vcpu: Any, domid: int) -> None:
+        self.host = host
+        self.vcpu = vcpu
+        self.domid = domid
+
+    @property
+    def privileged(self) -> bool:
+        """The caller is domain 0."""
+        return self.domid == 0
+
+    def read(self, va: int, n: int) -> bytes:
+        """n bytes of the caller's memory; GuestMemoryFault (-EFAULT) if they are not readable."""
+        buf = ffi.new("char[]", n)
+        if lib.xl_guest_read(self.vcpu, va, buf, n, ffi.NULL):
+            raise GuestMemoryFault
+        return ffi.unpack(buf, n)
+
+    def write(self, va: int, data: bytes) -> None:
+        """Writes to the caller's memory; GuestMemoryFault (-EFAULT) if it is not writable."""
+        if lib.xl_guest_write(self.vcpu, va, data, len(data), ffi.NULL):
+            raise GuestMemoryFault
+
+    def read_struct(self, va: int, ctype: str) -> Any:
+        """A copy of an ABI structure in the caller's memory, as a cffi value."""
+        value = ffi.new(f"{ctype} *")
+        if lib.xl_guest_read(self.vcpu, va, value, ffi.sizeof(ctype), ffi.NULL):
+            raise GuestMemoryFault
+        return value
+
+
+#: number -> (handler or None until first use, module name, number of arguments). Names are those of hypercalls.def.
+_NAMES = ["platform_op", "console_io", "physdev_op_compat", "xsm_op", "physdev_op", "hvm_op", "sysctl", "domctl",
+          "kexec_op", "argo_op", "xenpmu_op", "dm_op", "hypfs_op", "mca", "arch_1"]
+_NUMBERS = {getattr(lib, f"__HYPERVISOR_{name}"): name for name in _NAMES}
+_handlers: dict[int, Callable[..., int]] = {}
+
+
+def _find(nr: int) -> Callable[..., int]:
+    handler = _handlers.get(nr)
+    if handler is None:
+        name = _NUMBERS[nr]
+        module = importlib.import_module(f"xenlike.hypercalls.{_MODULES.get(name, name)}")
+        handler = _handlers[nr] = getattr(module, name, None) or module.handle
+    return handler
+
+
+#: Hypercalls that share a module.
+_MODULES = {"physdev_op_compat": "physdev_op"} | dict.fromkeys(
+    ["platform_op", "xsm_op", "hvm_op", "kexec_op", "argo_op", "xenpmu_op", "dm_op", "hypfs_op", "mca", "arch_1"], "denied"
+) | dict.fromkeys(["sysctl", "domctl"], "control")
+
+_cold = ffi.new("struct xl_cold *")
+
+
+def dispatch(host: Any, vcpu: Any, domid: int) -> int:
+    """Answers the cold hypercall that ``vcpu`` (cdata) waits for. Returns rax."""
+    lib.xl_cold_args(vcpu, _cold)
+    handler = _find(_cold.nr)
+    args = list(_cold.args)
+    try:
+        return handler(HypercallContext(host, vcpu, domid), *args)
+    except GuestMemoryFault:
+        return -lib.XEN_EFAULT

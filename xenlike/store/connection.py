@@ -1,0 +1,513 @@
+"""A wire connection: request bytes in, reply and event bytes out, no I/O of its own.
+
+Owns the table of operations (number → handler, who may ask, whether it works in a transaction) and the rules of a
+connection: replies in order, a bounded appetite for unprivileged clients, one queued copy of an event. A transport
+(`ring`, `socket`) feeds what it received while `accepts_input`, and sends what `take_output` gives. Whatever is fed,
+`feed` raises nothing; a client that breaks the framing is cut off (`error`, `closed`) and others do not notice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import control, perms, wire
+from .errors import StoreError
+from .perms import parse_domid
+from .quota import check_name, parse_value
+from .session import Session
+from .transaction import Transaction
+from .view import View
+from .watches import Watch
+from .wire import ACK, PAYLOAD_MAX, Type, one_string, strings, text
+
+if TYPE_CHECKING:
+    from .server import Store
+
+
+class Request:
+    """An unprivileged request that is outstanding while its reply or an event it caused is not taken."""
+
+    __slots__ = ("connection", "holds")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.holds = 0
+
+    def hold(self) -> None:
+        """One more message waits on behalf of this request."""
+        if not self.holds:
+            self.connection.domain.usage.outstanding += 1
+        self.holds += 1
+
+    def release(self) -> None:
+        """One of those messages was taken, or given up."""
+        self.holds -= 1
+        if not self.holds:
+            self.connection.domain.usage.outstanding -= 1
+            self.connection.unstall()
+
+
+class Connection(Session):
+    """One client on a byte stream; made by `Store.connect`."""
+
+    def __init__(
+        self,
+        store: Store,
+        domid: int,
+        privileged: bool,
+        *,
+        send: Callable[[bytes], None] | None,
+        wake: Callable[[], None] | None,
+    ) -> None:
+        super().__init__(store, domid, privileged)
+        self.error = wire.ERROR_NONE  #: why the connection was cut, a value of the ring page's error field
+        self.charged = 0  #: bytes of queued output that the domain's memory quota holds
+        self.on_wake = wake
+        self._send = send
+        self._parser = wire.Parser()
+        self._queue: deque[tuple[bytes, bytes | None, Request | None]] = deque()  # message, event payload, cause
+        self._queued_events: set[bytes] = set()
+        self._sent = 0  # bytes of the first queued message that are taken already
+        self._taken = 0  # messages taken ever
+        self._old = 0  # messages queued ever, at the last tick
+        self._feeding = False
+        self._owed_wake = False  # input waits for the stall to end
+        self._output_bytes = 0
+
+    # The stream.
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the domain must take its output before more of its requests are served."""
+        if self.privileged:
+            return False
+        usage = self.domain.usage
+        limits = self.limits
+        if 0 < limits["outstanding"] <= usage.outstanding:
+            return True
+        return bool(self._queue) and limits.exceeded("memory", usage.memory)
+
+    def accepts_input(self) -> bool:
+        """Whether the transport may read and feed more. After a False, the wake callback comes when that changes."""
+        self._owed_wake = self.stalled
+        return not (self.closed or self._owed_wake)
+
+    def unstall(self) -> None:
+        """Something that may have stalled the connection went away: wake it if it waits and may go on."""
+        if self._owed_wake and not self.stalled:
+            self._owed_wake = False
+            self.store.wake_later(self)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `take_output` has something to give."""
+        return bool(self._queue)
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of output waiting."""
+        return self._output_bytes
+
+    def feed(self, data: bytes) -> None:
+        """Take received bytes and serve every request they complete, as far as the quota of outstanding ones goes."""
+        if not self.closed and data:
+            self._parser.feed(data)
+            self.process()
+
+    def process(self) -> bool:
+        """Serve requests that were held back while stalled; whether there were any."""
+        if self._feeding:
+            return False
+        self._feeding = True
+        served = False
+        try:
+            while not self.closed:
+                try:
+                    message = self._parser.next() if self.privileged or self.accepts_input() else None
+                except wire.ProtocolViolation:
+                    self.cut(wire.ERROR_PROTO)
+                    break
+                if message is None:
+                    break
+                self._serve(*message)
+                served = True
+        finally:
+            self._feeding = False
+        return served
+
+    def take_output(self, limit: int) -> bytes:
+        """Up to `limit` bytes of output, which are then the transport's to send."""
+        queue = self._queue
+        if len(queue) == 1 and not self._sent and len(queue[0][0]) <= limit:  # the usual case
+            message, event, request = queue.popleft()
+            self._taken += 1
+            self._output_bytes = 0
+            self._settle_message(message, event, request)
+            self._output_taken()
+            return message
+        taken = []
+        room = limit
+        while queue and room > 0:
+            message, event, request = queue[0]
+            piece = message[self._sent : self._sent + room] if self._sent or len(message) > room else message
+            taken.append(piece)
+            room -= len(piece)
+            self._sent += len(piece)
+            if self._sent < len(message):
+                break
+            queue.popleft()
+            self._sent = 0
+            self._taken += 1
+            self._settle_message(message, event, request)
+        data = b"".join(taken)
+        self._output_bytes -= len(data)
+        self._output_taken()
+        return data
+
+    def wake(self) -> None:
+        """Tell the transport that there is output, or appetite for input, again. Called by `Store.settle`."""
+        if self.closed and not self._queue:
+            return
+        if self.on_wake is not None:
+            self.on_wake()
+        else:
+            self.process()
+
+    def cut(self, error: int) -> None:
+        """End the connection because the client broke the protocol; its output, watches and transactions are dropped."""
+        self.error = error
+        self.store.counters["violations"] += 1
+        self.close()
+
+    def restart(self) -> None:
+        super().restart()
+        self._drop_streams()
+
+    def close(self) -> None:
+        super().close()
+        self._drop_streams()
+
+    def forgive(self) -> None:
+        """Let events that were queued before the last call no longer count against those who caused them."""
+        for position in range(max(0, self._old - self._taken)):
+            message, event, request = self._queue[position]
+            if event is not None and request is not None:
+                self._queue[position] = (message, event, None)
+                request.release()
+        self._old = self._taken + len(self._queue)
+
+    def deliver(self, watch: Watch, path: bytes, request: Request | None) -> None:
+        payload = path + b"\0" + watch.token + b"\0"
+        counters = self.store.counters
+        if payload in self._queued_events and path[:1] != b"@":
+            counters["events_merged"] += 1
+            return
+        if len(payload) > PAYLOAD_MAX or (
+            not self.privileged and self.limits.exceeded("memory", self.domain.usage.memory + len(payload))
+        ):
+            counters["events_dropped"] += 1
+            return
+        counters["events"] += 1
+        self._put(wire.pack(Type.WATCH_EVENT, 0, 0, payload), payload, request)
+
+    # Internal.
+
+    def _output_taken(self) -> None:
+        if self._owed_wake:
+            self.unstall()
+        if not self._feeding:
+            self.store.settle()
+
+    def _put(self, message: bytes, event: bytes | None, request: Request | None) -> None:
+        if self._send is not None:
+            self._send(message)
+            return
+        self._output_bytes += len(message)
+        if request is not None:
+            request.hold()
+        if event is not None:
+            self._queued_events.add(event)
+        if not self.privileged:
+            self.charged += len(message)
+            self.domain.usage.memory += len(message)
+        self._queue.append((message, event, request))
+        if not self._feeding:
+            self.store.wake_later(self)
+
+    def _settle_message(self, message: bytes, event: bytes | None, request: Request | None) -> None:
+        """The books of a message that left the queue."""
+        if event is not None:
+            self._queued_events.discard(event)
+        if not self.privileged:
+            self.charged -= len(message)
+            self.domain.usage.memory -= len(message)
+        if request is not None:
+            request.release()
+
+    def _drop_streams(self) -> None:
+        self._parser.clear()
+        queue, self._queue = self._queue, deque()
+        self._taken += len(queue)
+        self._sent = 0
+        self._output_bytes = 0
+        for message in queue:
+            self._settle_message(*message)
+
+    def _serve(self, kind: int, req_id: int, tx_id: int, payload: bytes) -> None:
+        store = self.store
+        counters = store.counters
+        counters["requests"] += 1
+        request = None if self.privileged else Request(self)
+        store.request = request
+        try:
+            operation = OPERATIONS.get(kind)
+            if operation is None:
+                raise StoreError("ENOSYS", f"message type {kind}")
+            handler, privileged, transactional = operation
+            if privileged:
+                self.demand_privilege()
+            view = self.find_transaction(tx_id) if tx_id and transactional else store.live
+            reply = handler(self, view, payload)
+            if len(reply) > PAYLOAD_MAX:
+                raise StoreError("E2BIG", f"the reply has {len(reply)} bytes")
+        except StoreError as error:
+            counters["errors"] += 1
+            kind = Type.ERROR
+            reply = wire.error_payload(error)
+        finally:
+            store.request = None
+        if not self.closed:  # RELEASE of one's own domain
+            self._put(wire.pack(kind, req_id, tx_id, reply), None, request)
+        store.settle()
+
+
+# One handler an operation: (connection, view, payload) → reply payload.
+
+
+def _control(conn: Connection, view: View, payload: bytes) -> bytes:
+    return control.run(conn.store, [text(word) for word in strings(payload)])
+
+
+def _directory(conn: Connection, view: View, payload: bytes) -> bytes:
+    names = conn.resolve(one_string(payload))
+    return _name_list(view.require(conn, names).children)
+
+
+def _directory_part(conn: Connection, view: View, payload: bytes) -> bytes:
+    arguments = strings(payload)
+    if len(arguments) != 2:
+        raise StoreError("EINVAL", "DIRECTORY_PART takes a path and an offset")
+    if not arguments[1].isdigit():
+        raise StoreError("EINVAL", f"offset {arguments[1][:20]!r} is not a number")
+    node = view.require(conn, conn.resolve(arguments[0]))
+    listing = _name_list(node.children)
+    head = b"%d\0" % node.generation
+    rest = listing[int(arguments[1]) :]
+    room = PAYLOAD_MAX - len(head) - 1
+    if len(rest) <= room:
+        return head + rest + b"\0"  # the empty name says that the list is complete
+    return head + rest[: rest.rfind(b"\0", 0, room) + 1]
+
+
+def _read(conn: Connection, view: View, payload: bytes) -> bytes:
+    return view.require(conn, conn.resolve(one_string(payload))).value
+
+
+def _get_perms(conn: Connection, view: View, payload: bytes) -> bytes:
+    node = view.require(conn, conn.resolve(one_string(payload), special=True))
+    return "".join(entry + "\0" for entry in perms.format_entries(node.perms)).encode()
+
+
+def _watch(conn: Connection, view: View, payload: bytes) -> bytes:
+    arguments = strings(payload)
+    if len(arguments) not in (2, 3):
+        raise StoreError("EINVAL", "WATCH takes a path, a token and perhaps a depth")
+    depth = None
+    if len(arguments) == 3:
+        if not arguments[2].isdigit():
+            raise StoreError("EINVAL", f"depth {arguments[2][:20]!r} is not a number")
+        depth = int(arguments[2])
+    conn.add_watch(arguments[0], arguments[1], depth)
+    return ACK
+
+
+def _unwatch(conn: Connection, view: View, payload: bytes) -> bytes:
+    arguments = strings(payload)
+    if len(arguments) != 2:
+        raise StoreError("EINVAL", "UNWATCH takes a path and a token")
+    conn.remove_watch(arguments[0], arguments[1])
+    return ACK
+
+
+def _transaction_start(conn: Connection, view: View, payload: bytes) -> bytes:
+    if isinstance(view, Transaction):
+        raise StoreError("EBUSY", "transactions do not nest")
+    return b"%d\0" % conn.start_transaction().ident
+
+
+def _transaction_end(conn: Connection, view: View, payload: bytes) -> bytes:
+    answer = one_string(payload)
+    if answer not in (b"T", b"F"):
+        raise StoreError("EINVAL", f"TRANSACTION_END takes T or F, not {answer[:10]!r}")
+    if not isinstance(view, Transaction):
+        raise StoreError("ENOENT", "no transaction 0")
+    conn.end_transaction(view, answer == b"T")
+    return ACK
+
+
+def _introduce(conn: Connection, view: View, payload: bytes) -> bytes:
+    arguments = [text(argument) for argument in strings(payload)]
+    if len(arguments) < 3:
+        raise StoreError("EINVAL", "INTRODUCE takes a domain, a frame and a port")
+    conn.store.domains.introduce(parse_domid(arguments[0]), _number(arguments[1]), _number(arguments[2]))
+    return ACK
+
+
+def _release(conn: Connection, view: View, payload: bytes) -> bytes:
+    conn.store.domains.release(_one_domid(payload))
+    return ACK
+
+
+def _get_domain_path(conn: Connection, view: View, payload: bytes) -> bytes:
+    return b"/local/domain/%d\0" % _one_domid(payload)
+
+
+def _write(conn: Connection, view: View, payload: bytes) -> bytes:
+    end = payload.find(b"\0")
+    if end < 0:
+        raise StoreError("EINVAL", "WRITE takes a NUL-terminated path and a value")
+    view.write(conn, conn.resolve(payload[:end]), payload[end + 1 :])
+    return ACK
+
+
+def _mkdir(conn: Connection, view: View, payload: bytes) -> bytes:
+    view.mkdir(conn, conn.resolve(one_string(payload)))
+    return ACK
+
+
+def _rm(conn: Connection, view: View, payload: bytes) -> bytes:
+    view.remove(conn, conn.resolve(one_string(payload)))
+    return ACK
+
+
+def _set_perms(conn: Connection, view: View, payload: bytes) -> bytes:
+    arguments = strings(payload)
+    if len(arguments) < 2:
+        raise StoreError("EINVAL", "SET_PERMS takes a path and at least one permission")
+    names = conn.resolve(arguments[0], special=True)
+    view.set_perms(conn, names, perms.parse([text(entry) for entry in arguments[1:]]))
+    return ACK
+
+
+def _is_domain_introduced(conn: Connection, view: View, payload: bytes) -> bytes:
+    return b"T\0" if conn.store.domains.is_introduced(_one_domid(payload)) else b"F\0"
+
+
+def _resume(conn: Connection, view: View, payload: bytes) -> bytes:
+    conn.store.domains.resume(_one_domid(payload))
+    return ACK
+
+
+def _set_target(conn: Connection, view: View, payload: bytes) -> bytes:
+    arguments = [text(argument) for argument in strings(payload)]
+    if len(arguments) < 2:
+        raise StoreError("EINVAL", "SET_TARGET takes two domains")
+    conn.store.domains.set_target(parse_domid(arguments[0]), parse_domid(arguments[1]))
+    return ACK
+
+
+def _reset_watches(conn: Connection, view: View, payload: bytes) -> bytes:
+    conn.reset()
+    return ACK
+
+
+def _get_feature(conn: Connection, view: View, payload: bytes) -> bytes:
+    arguments = [text(argument) for argument in strings(payload)]
+    if not arguments or arguments == [""]:
+        return b"%d\0" % conn.domain.features
+    conn.demand_privilege()
+    if len(arguments) > 1:
+        raise StoreError("EINVAL", "GET_FEATURE takes at most a domain")
+    return b"%d\0" % conn.store.domains.record(parse_domid(arguments[0])).features
+
+
+def _set_feature(conn: Connection, view: View, payload: bytes) -> bytes:
+    arguments = [text(argument) for argument in strings(payload)]
+    if len(arguments) != 2:
+        raise StoreError("EINVAL", "SET_FEATURE takes a domain and a number")
+    conn.store.domains.set_features(parse_domid(arguments[0]), parse_value(arguments[1]))
+    return ACK
+
+
+def _get_quota(conn: Connection, view: View, payload: bytes) -> bytes:
+    arguments = [text(argument) for argument in strings(payload)]
+    if not arguments or arguments == [""]:
+        return " ".join(conn.store.limits).encode() + b"\0"
+    if len(arguments) > 2:
+        raise StoreError("EINVAL", "GET_QUOTA takes at most a domain and a quota")
+    domains = conn.store.domains
+    limits = domains.record(parse_domid(arguments[0])).limits if len(arguments) == 2 else conn.store.limits
+    return b"%d\0" % limits[check_name(arguments[-1])]
+
+
+def _set_quota(conn: Connection, view: View, payload: bytes) -> bytes:
+    arguments = [text(argument) for argument in strings(payload)]
+    if len(arguments) not in (2, 3):
+        raise StoreError("EINVAL", "SET_QUOTA takes perhaps a domain, a quota and a value")
+    domid = parse_domid(arguments[0]) if len(arguments) == 3 else None
+    conn.store.domains.set_quota(domid, check_name(arguments[-2]), parse_value(arguments[-1]))
+    return ACK
+
+
+def _name_list(names: dict[bytes, object]) -> bytes:
+    return b"\0".join(names) + b"\0" if names else b""
+
+
+def _one_domid(payload: bytes) -> int:
+    return parse_domid(text(one_string(payload)))
+
+
+def _number(argument: str) -> int:
+    digits = argument.removeprefix("-")
+    if not (digits.isdigit() and len(digits) <= 20):
+        raise StoreError("EINVAL", f"{argument[:30]!r} is not a decimal number")
+    return int(argument)
+
+
+class Operation(NamedTuple):
+    """One row: how a request is served, whether only the privileged may ask, whether tx_id is looked at."""
+
+    handler: Callable[[Connection, View, bytes], bytes]
+    privileged: bool = False
+    transactional: bool = True
+
+
+#: Every operation a client may ask for; the rest is ENOSYS.
+OPERATIONS: dict[int, Operation] = {
+    Type.CONTROL: Operation(_control, privileged=True),
+    Type.DIRECTORY: Operation(_directory),
+    Type.READ: Operation(_read),
+    Type.GET_PERMS: Operation(_get_perms),
+    Type.WATCH: Operation(_watch, transactional=False),
+    Type.UNWATCH: Operation(_unwatch, transactional=False),
+    Type.TRANSACTION_START: Operation(_transaction_start),
+    Type.TRANSACTION_END: Operation(_transaction_end),
+    Type.INTRODUCE: Operation(_introduce, privileged=True),
+    Type.RELEASE: Operation(_release, privileged=True),
+    Type.GET_DOMAIN_PATH: Operation(_get_domain_path),
+    Type.WRITE: Operation(_write),
+    Type.MKDIR: Operation(_mkdir),
+    Type.RM: Operation(_rm),
+    Type.SET_PERMS: Operation(_set_perms),
+    Type.IS_DOMAIN_INTRODUCED: Operation(_is_domain_introduced),
+    Type.RESUME: Operation(_resume, privileged=True),
+    Type.SET_TARGET: Operation(_set_target, privileged=True),
+    Type.RESET_WATCHES: Operation(_reset_watches),
+    Type.DIRECTORY_PART: Operation(_directory_part),
+    Type.GET_FEATURE: Operation(_get_feature),
+    Type.SET_FEATURE: Operation(_set_feature, privileged=True),
+    Type.GET_QUOTA: Operation(_get_quota, privileged=True),
+    Type.SET_QUOTA: Operation(_set_quota, privileged=True),
+}
