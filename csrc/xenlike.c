@@ -187,6 +187,16 @@ int xl_domain_populate(struct host *h, u16 domid, u64 first_pfn, u32 n, u32 *mfn
     return rc;
 }
 
+int xl_domain_pin_l4(struct host *h, u16 domid, u64 mfn)
+{
+    struct domain *d = domain_get(h, domid);
+    if (!d)
+        return -XEN_ESRCH;
+    int rc = mm_pin_table(d, mfn, PGT_l4_page_table);
+    domain_put(d);
+    return rc;
+}
+
 int xl_domain_unpause(struct host *h, u16 domid)
 {
     struct domain *d = domain_get(h, domid);
@@ -493,6 +503,8 @@ int xl_scan_events(struct vcpu *v, u32 *ports, int max)
     }
     return n;
 }
+
+int xl_cmpxchg16(void *p, u16 old, u16 new_value) { return cmpxchg((u16 *)p, &old, new_value); }
 
 void xl_vcpu_stats(struct vcpu *v, u64 *stats, u64 *hypercalls64)
 {

@@ -59,6 +59,7 @@ int  xl_set_deadline(struct host *h, u64 when); /* EXIT_TIMER at system time `wh
 
 int  xl_domain_create(struct host *h, const struct domain_config *c);      /* domid; -EINVAL -EEXIST -ENOMEM. Paused, no memory */
 int  xl_domain_populate(struct host *h, u16 domid, u64 first_pfn, u32 n, u32 *mfns);   /* n fresh frames, M2P set. -ENOMEM -ESRCH */
+int  xl_domain_pin_l4(struct host *h, u16 domid, u64 mfn);                  /* MMUEXT_PIN_L4_TABLE by the builder; validates all it reaches */
 int  xl_domain_unpause(struct host *h, u16 domid);
 int  xl_domain_pause(struct host *h, u16 domid);
 int  xl_domain_shutdown(struct host *h, u16 domid, u8 reason);
@@ -117,6 +118,8 @@ int  xl_vcpu_set_iobitmap(struct vcpu *v, u64 bitmap, u32 nr_ports);       /* -E
 void xl_vcpu_up(struct vcpu *v);                                           /* builder: clears VPF_down */
 /* Guest code in C for the Python SDK, on the guest's own memory: the 2-level scan of an upcall handler. Fills ports, returns the count. */
 int  xl_scan_events(struct vcpu *v, u32 *ports, int max);
+/* An atomic exchange on the guest's own memory, which Python cannot do: 1 if *p was `old` and is `new` now. */
+int  xl_cmpxchg16(void *p, u16 old, u16 new_value);
 void xl_vcpu_stats(struct vcpu *v, u64 *stats, u64 *hypercalls64);
 void xl_vcpu_runstate(struct vcpu *v, u64 *out6);                          /* state, entry time, time[4] */
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from xenlike.engine import XenError, lib
+from xenlike.engine import NR, XenError, lib
 
 from guest_sdk.kernel import NSEC, Future, Kernel, Timeout
 
@@ -101,7 +101,7 @@ class Events:
             self._send_va = guest.allocate_arguments(1, 64)[0]
         vcpu = guest.current.vcpu
         vcpu.write(self._send_va, port.to_bytes(4, "little"))
-        rc = vcpu.hypercall(lib.__HYPERVISOR_event_channel_op, lib.EVTCHNOP_send, self._send_va)
+        rc = vcpu.hypercall(NR.event_channel_op, lib.EVTCHNOP_send, self._send_va)
         if rc < 0:
             raise XenError(-rc, "event_channel_op/send", guest.domid, f"port={port}")
 

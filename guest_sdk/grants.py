@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from xenlike.engine import XenError, lib
+from xenlike.engine import XenError, ffi, lib
 
 from guest_sdk.memory import PAGE, PTE_A, PTE_P, PTE_RW, Page
 
@@ -66,6 +66,11 @@ class Grants:
             raise XenError(lib.XEN_EINVAL, f"grant_table_op/{what}", self._guest.domid, f"status {_STATUS.get(status, status)}")
         return arg
 
+    def close(self) -> None:
+        """Lets the table's pages go."""
+        while self._frames:
+            self._frames.pop().release()
+
     # ---- granting ----------------------------------------------------------------------------------------------------
 
     def _grow(self) -> None:
@@ -95,7 +100,9 @@ class Grants:
     def end_access(self, ref: int) -> None:
         """Takes a grant back. Raises GrantBusy while the other domain uses it."""
         frame, at = self._frames[ref // _PER_FRAME], ref % _PER_FRAME * 8
-        if not self._guest.current.vcpu.host.clear_grant_flags(frame, at):
+        flags = frame[at] | frame[at + 1] << 8
+        busy = flags & (lib.GTF_reading | lib.GTF_writing)
+        if busy or not lib.xl_cmpxchg16(ffi.from_buffer(frame[at:at + 2]), flags, 0):
             raise GrantBusy(f"grant {ref} of domain {self._guest.domid} is in use")
         self._free.append(ref)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from xenlike.engine import XenError, ffi, lib
+from xenlike.engine import NR, XenError, ffi, lib
 
 from guest_sdk.kernel import GuestError
 
@@ -103,7 +103,7 @@ class Hypercalls:
 
     def op(self, name: str, cmd: int, arg: Any, *more: int, before: tuple[int, ...] = ()) -> int:
         """Hypercall ``name`` with command ``cmd`` and one structure; see the class. Returns rax, signed."""
-        nr = getattr(lib, f"__HYPERVISOR_{name}")
+        nr = getattr(NR, name)
         if arg is None or isinstance(arg, int):
             return self(nr, cmd, *before, arg or 0, *more)
         if isinstance(arg, Mapping):
@@ -153,9 +153,9 @@ class Hypercalls:
         return self.op("xen_version", cmd, arg)
 
     def sched_op(self, cmd: int, arg: Any = None) -> int:
-        """SCHEDOP_*, but for those after which the vCPU rests: await guest.yield_(), guest.block(), guest.poll()."""
+        """SCHEDOP_*, but for those after which the vCPU rests: await guest.yield_(), guest.halt(), guest.poll()."""
         if cmd in _RESTS:
-            raise GuestError("sched_op yield, block and poll give the CPU away: await guest.yield_(), guest.block() or guest.poll()")
+            raise GuestError("sched_op yield, block and poll give the CPU away: await guest.yield_(), guest.halt() or guest.poll()")
         return self.op("sched_op", cmd, arg)
 
 

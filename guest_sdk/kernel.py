@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
-from xenlike.engine import ffi, lib
+from xenlike.engine import NR, ffi, lib
 
 __all__ = ["Future", "Kernel", "Task", "Timeout", "GuestError"]
 
@@ -95,6 +95,17 @@ class Task:
         return self.result.__await__()
 
 
+def _where(coro: Any) -> str:
+    """File and line of a suspended coroutine's innermost await in the guest's own code."""
+    place = "?"
+    while coro is not None and getattr(coro, "cr_frame", None) is not None:
+        frame = coro.cr_frame
+        if not frame.f_globals.get("__name__", "").startswith("guest_sdk"):
+            place = f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno} in {frame.f_code.co_name}"
+        coro = coro.cr_await
+    return place
+
+
 class Kernel:
     """What runs on one vCPU."""
 
@@ -104,8 +115,8 @@ class Kernel:
         self.vcpu: Any = None           # set when the vCPU first runs
         self.booted = False
         self.wake_port: Any = None      # an IPI by which other vCPUs make this one look at `ready`
-        self.waiting_for = "nothing yet"
         self._ready: deque[Task] = deque()
+        self._tasks: list[Task] = []
         self._sleepers: list[tuple[int, int, Future[None]]] = []
         self._seq = 0
         self._timer_set = 0
@@ -137,6 +148,26 @@ class Kernel:
         """Says what this vCPU runs when it comes up."""
         self._entry = entry
 
+    def close(self) -> None:
+        """The domain is gone: ends the coroutines (their finally blocks run, and may not reach the hypervisor)."""
+        tasks, self._tasks = list(self._tasks), []
+        for task in tasks:
+            try:
+                task.coro.close()
+            except Exception:  # noqa: BLE001 - a dead guest's clean-up has nobody to complain to
+                pass
+        self._ready.clear()
+        self._sleepers.clear()
+
+    def describe_wait(self, pause_flags: int) -> str:
+        """For people: why this vCPU does not run."""
+        if not self.booted:
+            return "down, never started"
+        if not pause_flags & lib.VPF_blocked:
+            return "not blocked" if not pause_flags else "down" if pause_flags & lib.VPF_down else "paused"
+        waiting = [f"task {t.name!r} at {_where(t.coro)}" for t in self._tasks]
+        return "blocked; " + ("; ".join(waiting) if waiting else "no task")
+
     def _boot(self, vcpu: Any) -> None:
         self.booted = True
         self.vcpu = vcpu
@@ -153,6 +184,7 @@ class Kernel:
     def spawn(self, coro: Coroutine[Any, None, Any], *, name: str = "") -> Task:
         """Runs a coroutine beside the others on this vCPU."""
         task = Task(self, coro, name or getattr(coro, "__name__", "task"))
+        self._tasks.append(task)
         self.make_ready(task)
         return task
 
@@ -171,6 +203,7 @@ class Kernel:
         try:
             wanted = task.coro.send(None)
         except StopIteration as end:
+            self._tasks.remove(task)
             task.result.set(end.value)
             self.guest.task_ended(task, end.value)
             return False
@@ -228,8 +261,8 @@ class Kernel:
             when = self._sleepers[0][0]
             if when != self._timer_set:
                 self._timer_set = when
-                self.guest.hypercall(lib.__HYPERVISOR_set_timer_op, when)
-        self.guest.hypercall(lib.__HYPERVISOR_sched_op, lib.SCHEDOP_block, 0)
+                self.guest.hypercall(NR.set_timer_op, when)
+        self.guest.hypercall(NR.sched_op, lib.SCHEDOP_block, 0)
         return vcpu.must_rest()
 
     def timer_fired(self) -> None:

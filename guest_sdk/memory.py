@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterable
 from typing import Any
 
-from xenlike.engine import check, ffi, lib
+from xenlike.engine import NR, check, ffi, lib
 
 __all__ = ["Memory", "Page", "PTE_P", "PTE_RW", "PTE_U", "PTE_A", "PTE_D", "PTE_NX"]
 
@@ -134,7 +134,7 @@ class Memory:
 
     def remap(self, va: int, pte: int, *, flush: bool = True) -> None:
         """Sets the L1 entry of ``va`` (update_va_mapping). Raises XenError."""
-        self._guest.hypercall.checked("update_va_mapping", lib.__HYPERVISOR_update_va_mapping, va & ~(PAGE - 1), pte,
+        self._guest.hypercall.checked("update_va_mapping", NR.update_va_mapping, va & ~(PAGE - 1), pte,
                                       lib.UVMF_INVLPG if flush else lib.UVMF_NONE)
 
     def make_readonly(self, page: Page) -> None:
@@ -151,7 +151,7 @@ class Memory:
         call = self._guest.hypercall
         count = len(pairs) // 2
         with call.buffer(pairs.tobytes()) as va:
-            call.checked("mmu_update", lib.__HYPERVISOR_mmu_update, va, count, 0, lib.DOMID_SELF)
+            call.checked("mmu_update", NR.mmu_update, va, count, 0, lib.DOMID_SELF)
         return count
 
     def mmuext(self, cmd: int, arg1: int = 0, arg2: int = 0) -> None:
@@ -160,7 +160,7 @@ class Memory:
         op.cmd, op.arg1.mfn, op.arg2.src_mfn = cmd, arg1, arg2
         call = self._guest.hypercall
         with call.buffer(bytes(ffi.buffer(op))) as va:
-            call.checked("mmuext_op", lib.__HYPERVISOR_mmuext_op, va, 1, 0, lib.DOMID_SELF)
+            call.checked("mmuext_op", NR.mmuext_op, va, 1, 0, lib.DOMID_SELF)
 
     def pin(self, page: Page, level: int) -> None:
         """Pins a page (read-only mapped) as an L1..L4 table: Xen validates it and what it reaches."""

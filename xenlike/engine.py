@@ -6,6 +6,8 @@ Called by: everything in ``xenlike`` and ``guest_sdk`` that reaches the hypervis
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 try:
     from xenlike._core import ffi, lib
 except ImportError as error:  # pragma: no cover - depends on how the package was installed
@@ -14,7 +16,7 @@ except ImportError as error:  # pragma: no cover - depends on how the package wa
         "(needs a C compiler and Python's headers: apt install gcc python3-dev)"
     ) from None
 
-__all__ = ["ffi", "lib", "XenError", "ERRNO_NAMES", "check", "errno_name", "struct_bytes"]
+__all__ = ["ERRNO_NAMES", "NR", "XenError", "ffi", "lib", "check", "errno_name", "struct_bytes"]
 
 #: 22 -> "EINVAL": Xen's error numbers, from csrc/include/xen/errno.def.
 ERRNO_NAMES: dict[int, str] = {
@@ -23,6 +25,11 @@ ERRNO_NAMES: dict[int, str] = {
     if name.startswith("XEN_E") and isinstance(getattr(lib, name), int) and 0 < getattr(lib, name) < 256
     and name not in {"XEN_EXTRAVERSION_LEN", "XEN_EWOULDBLOCK"}
 }
+
+
+#: Hypercall numbers by name: ``NR.sched_op`` is 29. (``lib.__HYPERVISOR_sched_op`` would be mangled inside classes.)
+NR = SimpleNamespace(**{name.removeprefix("__HYPERVISOR_"): getattr(lib, name) for name in dir(lib)
+                        if name.startswith("__HYPERVISOR_") and getattr(lib, name) < 64})
 
 
 def errno_name(number: int) -> str:

@@ -41,6 +41,7 @@ static int poll_timer_start(struct vcpu *v, u64 timeout)
 {
     if (timeout)
         return timer_set(v->host, &v->poll_timer, v->unit.pcpu, timeout);
+    timer_stop(v->host, &v->poll_timer);        /* of an earlier poll in the same multicall */
     write_once(v->poll_timer.expires, NEVER);
     return 0;
 }

@@ -150,21 +150,26 @@ static void sample(struct vcpu *v, struct script *s, unsigned r, u64 modulus)
 
 /* ---- the interpreter --------------------------------------------------------------------------------------------- */
 
-static void fetch_registers(const struct script *s, const struct script_step *step, u64 v[OPERANDS])
+/* Operands a to f, those that name registers replaced by what these hold. */
+static const u64 *fetch_operands(const struct script *s, const struct script_step *step, u64 room[OPERANDS])
 {
+    const u64 *o = (const u64 *)((const u8 *)step + offsetof(struct script_step, a));
+    if (likely(!step->regmask))
+        return o;
     for (unsigned i = 0; i < OPERANDS; i++)
-        if (step->regmask >> i & 1)
-            v[i] = s->regs[v[i]];
+        room[i] = step->regmask >> i & 1 ? s->regs[o[i]] : o[i];
+    return room;
 }
+
+STATIC_ASSERT(offsetof(struct script_step, f) == offsetof(struct script_step, a) + (OPERANDS - 1) * sizeof(u64));
 
 /* One step; s->pc is the next one already. False: v stops in the middle of it, and does it again (or its rest) later. */
 static inline bool run_step(struct vcpu *v, struct script *s, const struct script_step *step, const u64 *stop_at)
 {
-    u64 o[OPERANDS] = { step->a, step->b, step->c, step->d, step->e, step->f };
+    u64 room[OPERANDS];
+    const u64 *o = fetch_operands(s, step, room);
     const unsigned r = step->r;
 
-    if (unlikely(step->regmask))
-        fetch_registers(s, step, o);
     switch ((enum script_op)step->op) {
     case SCRIPT_END: {
         const u64 args[5] = { VCPUOP_down, v->id };

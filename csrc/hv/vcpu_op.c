@@ -26,6 +26,9 @@ static inline bool in_xen(u64 va) { return va >= HYPERVISOR_VIRT_START && va < H
 enum { RFLAGS_ALWAYS = 1 << 1, RFLAGS_IF = 1 << 9, RFLAGS_IOPL = 3 << 12, RFLAGS_VM = 1 << 17, RFLAGS_KNOWN = 0x3f7fd5 };
 enum { CR0_TS = 1 << 3, LDT_ENTRIES_MAX = 8192, NR_TRAPS = 256 };
 
+/* Could be a frame of RAM at all; 0 never is, and means "none" to mm_set_vcpu_bases. */
+static inline bool is_mfn(u64 mfn) { return mfn && mfn == (u32)mfn; }
+
 static int context_check(const struct vcpu_guest_context *c)
 {
     const u64 addresses[] = {
@@ -43,6 +46,8 @@ static int context_check(const struct vcpu_guest_context *c)
     if (c->gdt_ents > FIRST_RESERVED_GDT_ENTRY)
         return -XEN_EINVAL;
     if (!(c->flags & VGCF_in_kernel) && !c->ctrlreg[1])         /* starts in user mode without a user page table */
+        return -XEN_EINVAL;
+    if (!is_mfn(c->ctrlreg[3] >> PAGE_SHIFT) || (c->ctrlreg[1] && !is_mfn(c->ctrlreg[1] >> PAGE_SHIFT)))
         return -XEN_EINVAL;
     return 0;
 }
@@ -94,7 +99,7 @@ static int context_set(struct vcpu *v, const struct vcpu_guest_context *c)
     rc = mm_set_gdt(v, c->gdt_frames, (u32)c->gdt_ents);
     if (rc)
         return -XEN_EINVAL;
-    rc = mm_set_vcpu_bases(v, c->ctrlreg[3] >> PAGE_SHIFT, c->ctrlreg[1] >> PAGE_SHIFT);
+    rc = mm_set_vcpu_bases(v, (u32)(c->ctrlreg[3] >> PAGE_SHIFT), (u32)(c->ctrlreg[1] >> PAGE_SHIFT));
     if (rc) {
         mm_set_gdt(v, NULL, 0);
         return -XEN_EINVAL;

@@ -21,6 +21,10 @@ enum frame_type {
     PGT_seg_desc_page = 5, PGT_shared_page = 6, PGT_writable_page = 7,
 };
 
+/* Page-fault error code bits (SDM vol. 3, 4.7) and access kinds. */
+enum { PFEC_present = 1, PFEC_write = 2, PFEC_user = 4, PFEC_reserved = 8, PFEC_insn = 16 };
+enum mmu_access { MMU_READ = 0, MMU_WRITE = PFEC_write, MMU_EXEC = PFEC_insn };
+
 #ifndef XL_CDEF
 
 struct host;

@@ -26,7 +26,7 @@ static inline bool frame_get(struct host *h, struct frame *f, u64 mfn, u16 owner
 {
     u64 old = read_once(f->count_info);
     do {
-        if (unlikely(!(old & PGC_ALLOCATED) || read_once(f->owner) != owner || (u32)old >= PGC_COUNT_MASK - 1))
+        if (unlikely((u32)old - 1 >= PGC_COUNT_MASK - 2 || read_once(f->owner) != owner))      /* none, or too many */
             return false;
     } while (!cmpxchg(&f->count_info, &old, old + 1));
     if (unlikely(read_once(f->owner) != owner)) {       /* it changed hands between the check and the count */

@@ -15,10 +15,6 @@
 
 enum { TLB_ENTRIES = 256 };
 
-/* Page-fault error code bits (SDM vol. 3, 4.7) and access kinds. */
-enum { PFEC_present = 1, PFEC_write = 2, PFEC_user = 4, PFEC_reserved = 8, PFEC_insn = 16 };
-enum mmu_access { MMU_READ = 0, MMU_WRITE = PFEC_write, MMU_EXEC = PFEC_insn };
-
 struct tlb_entry {
     u64 read_tag, write_tag;    /* va page | 1, 0: invalid. The write side is invalid unless the frame is typed writable */
     u8 *page;                   /* host address of the frame's first byte */

@@ -50,7 +50,7 @@ _PRELUDE = "".join(f"typedef {sign}{base} {'u' if sign else ''}int{bits}_t;"
                    for sign in ("", "unsigned ")) + "typedef unsigned long size_t; typedef _Bool bool;\n"
 
 # Words of GNU C that the parser does not know and that change no name, size or offset here.
-_GNU_WORDS = ("-D__attribute__(x)=", "-D__extension__=", "-D__inline__=", "-D__signed__=signed")
+_GNU_WORDS = ("-D__attribute__(x)=", "-D__asm__(x)=", "-D__extension__=", "-D__inline__=", "-D__signed__=signed")
 
 
 @dataclass

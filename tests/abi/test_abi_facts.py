@@ -210,6 +210,28 @@ def test_assembler_sources_get_the_numbers(tmp_path: Path) -> None:
     assert assembled == [values[name] for name in names]
 
 
+@pytest.mark.parametrize("optimise", ["-O0", "-O2"])
+def test_hypercall_stubs_can_name_the_number_in_assembler(tmp_path: Path, optimise: str) -> None:
+    """Mini-OS and its descendants make the address of a stub from the text of __HYPERVISOR_x, in file after file."""
+    source = """
+        #include <xen/xen.h>
+        #define TEXT_(x) #x
+        #define TEXT(x) TEXT_(x)
+        long NAME(void)
+        {
+            long offset;
+            __asm__("mov $(" TEXT(__HYPERVISOR_sched_op) " * 32), %0" : "=r"(offset));
+            return offset;
+        }
+    """
+    (tmp_path / "one.c").write_text(source.replace("NAME", "one"))
+    (tmp_path / "two.c").write_text(source.replace("NAME", "two")
+                                    + "long one(void); int main(void) { return !(one() == 928 && two() == 928); }")
+    subprocess.run(["gcc", "-std=gnu11", optimise, "-Wall", "-Werror", "-I", str(abi_headers.INCLUDE),
+                    str(tmp_path / "one.c"), str(tmp_path / "two.c"), "-o", str(tmp_path / "stubs")], check=True)
+    subprocess.run([str(tmp_path / "stubs")], check=True)
+
+
 def test_errno_can_be_expanded_under_other_names() -> None:
     """Guests make errno names of their own libc from the table, before or after they have the usual ones."""
     source = ("#include <xen/errno.h>\n"

@@ -20,12 +20,12 @@ MARK = "covers" + ":"
 
 
 def test_the_page_is_current() -> None:
-    assert hypercall_table.OUTPUT.read_text(encoding="utf-8") == hypercall_table.render(), "run scripts/hypercall_table.py"
+    page = hypercall_table.OUTPUT.read_text(encoding="utf-8")
+    assert page == hypercall_table.render(), "run scripts/hypercall_table.py"
 
 
 def test_hypercall_rows() -> None:
-    """A row that says more arguments than there are registers, or an answer that nobody gives, would not compile in the
-    core only by luck."""
+    """No more arguments than registers, an answer that somebody gives, a note, a number that fits the core's table."""
     for row in hypercall_table.rows(TABLES / "hypercalls.def"):
         nargs, where, note = row.columns
         assert 0 <= int(nargs) <= 5 and where in hypercall_table.ANSWERED_BY and note
@@ -34,7 +34,7 @@ def test_hypercall_rows() -> None:
 
 @pytest.mark.parametrize("file", [file for _, file, columns in COMMANDS if columns and file != "mmuext.def"])
 def test_rows_name_real_types(file: str) -> None:
-    """The argument of a row is the tag of a structure, or a type's name, in our headers. Strategies and traces use it."""
+    """The argument of a row is the tag of a structure, or the name of a type, in our headers."""
     found = abi_headers.declared(abi_headers.own_headers(), abi_headers.INCLUDE)
     for row in hypercall_table.rows(TABLES / file):
         (argument,) = row.columns
@@ -95,12 +95,12 @@ def test_a_misspelt_marker_is_an_error(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text, told", [
-    ("HYPERCALL(1, a, 0, C)\n", "t.def:1: not a row"),
+    ("ROW(1, a, 0, C) x\n", "t.def:1: not a row"),
     ("/* head\n */\nROW(1, a)\nROW(1, b)\n", "b .1. is not above a .1."),
-    ("ROW(one, a)\n", "t.def:1: not a row"),
-], ids=["semantics", "twice", "number"])
+    ("/* head */\n\nROW(one, a)\n", "t.def:3: not a row"),
+], ids=["more", "twice", "number"])
 def test_a_broken_table_is_an_error(tmp_path: Path, text: str, told: str) -> None:
     table = tmp_path / "t.def"
-    table.write_text(text.replace("C)", "C, note)x"))
+    table.write_text(text)
     with pytest.raises(TableError, match=told):
         hypercall_table.rows(table)

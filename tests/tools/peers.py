@@ -207,7 +207,7 @@ def _run(package: str, argv: list[str], *, cwd: Path | None = None) -> str:
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         told = next((line for line in lines if line.startswith("E:")), lines[-1])
-        raise PeerUnavailable(package, f"{Path(argv[0]).name}: {told.removeprefix('E:').strip()}")
+        raise PeerUnavailable(package, f"{argv[0]}: {told.removeprefix(f'{argv[0]}:').removeprefix('E:').strip()}")
     return done.stdout
 
 

@@ -38,8 +38,11 @@ class BlockHost(CoreHost):
     def step(self) -> None:
         """Lets time pass: runs the lane once, or yields to the worker."""
         for n in range(lib.xl_run(self.ptr, self._exits, 16)):
-            if self._exits[n].kind == lib.EXIT_IO:
-                self.io_exits.append((self._exits[n].domid, self._exits[n].a, self._exits[n].b))
+            exit = self._exits[n]
+            if exit.kind == lib.EXIT_IO:
+                self.io_exits.append((exit.domid, exit.a, exit.b))
+            elif exit.kind == lib.EXIT_IDLE and self.virtual:
+                lib.xl_skip_to(self.ptr, exit.a)
         if not self.virtual:
             time.sleep(0)
 
@@ -60,7 +63,7 @@ class BlockHost(CoreHost):
 
 
 class Window:
-    """A frame's bytes, open until `close`."""
+    """A frame's bytes, to be used until `close` and no longer."""
 
     def __init__(self, host: BlockHost, domid: int, mfn: int) -> None:
         self._host, self._mfn = host, mfn
@@ -69,7 +72,6 @@ class Window:
         self.view = memoryview(ffi.buffer(ptr, PAGE))
 
     def close(self) -> None:
-        self.view.release()
         lib.xl_window_close(self._host.ptr, self._mfn)
 
 
@@ -213,7 +215,8 @@ class BlockGuest(CoreGuest):
 
     def pending(self) -> bool:
         """Whether our port's event is pending; clears it."""
-        at, bit = PENDING + self.port // 8, 1 << self.port % 8
-        was = self.shared[at][0] & bit
-        self.shared[at] = bytes([self.shared[at][0] & ~bit])
+        shared, at, bit = memoryview(self.shared).cast("B"), PENDING + self.port // 8, 1 << self.port % 8
+        was = shared[at] & bit
+        if was:
+            shared[at] &= ~bit
         return bool(was)

@@ -80,7 +80,7 @@ class CoreGuest:
         for vcpu in self.vcpus:
             check(lib.xl_vcpu_set_bases(vcpu, self.l4, 0), "xl_vcpu_set_bases")
             lib.xl_vcpu_up(vcpu)
-        self.shared = ffi.buffer(lib.xl_shared_info(host.ptr, self.id), PAGE)
+        self.shared = memoryview(ffi.buffer(lib.xl_shared_info(host.ptr, self.id), PAGE)).cast("B")
 
     # --- the guest's own acts ---------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from core_guests import BASE, PAGE, CoreGuest, CoreHost
+from core_guests import ACCESSED, BASE, DIRTY, PAGE, PRESENT, RW, CoreGuest, CoreHost
 from xenlike.engine import check, ffi, lib
 
 NEVER = 2**64 - 1
@@ -73,16 +73,21 @@ class ScriptHost(CoreHost):
         self.shutdowns: list[tuple[int, int]] = []      # (domid, reason), in order
         self.cold: list[tuple[int, list[int]]] = []     # (number, arguments) of cold hypercalls, answered with `cold_result`
         self.cold_result = 0
-        self.idled = 0
+        self.turn: Callable[[int, int], None] | None = None
         self._exits = ffi.new("struct lane_exit[16]")
 
-    def script(self, *programs: list, weight: int = 0, **options: int) -> ScriptGuest:
-        """A domain with one script vCPU a program, paused."""
-        guest = ScriptGuest(self, len(programs), options.pop("privileged", False), 32,
-                            {"backend": lib.BACKEND_SCRIPT, "weight": weight, **options})
+    def script(self, *programs: list, up: int | None = None, **options: int) -> ScriptGuest:
+        """A paused domain with one script vCPU a program. The first `up` of them (None: all) are initialised and up.
+        `options`: weight, privileged, domid, max_evtchn_port, backend ..."""
+        guest = ScriptGuest(self, len(programs), len(programs) if up is None else up,
+                            {"backend": lib.BACKEND_SCRIPT, **options})
         for vcpu, program in enumerate(programs):
             guest.load(program, vcpu=vcpu)
         return guest
+
+    def python(self, vcpus: int = 1, **options: int) -> ScriptGuest:
+        """The same with Python vCPUs: `turn(domid, vcpu)` is called whenever one is given the CPU."""
+        return ScriptGuest(self, vcpus, vcpus, {"backend": lib.BACKEND_PYTHON, **options})
 
     def now(self) -> int:
         return lib.xl_now(self.ptr)
@@ -103,7 +108,6 @@ class ScriptHost(CoreHost):
 
     def _handle(self, e: object, until: int) -> None:
         if e.kind == lib.EXIT_IDLE:
-            self.idled += 1
             if self.virtual:
                 lib.xl_skip_to(self.ptr, min(e.a, until))
             else:
@@ -112,6 +116,9 @@ class ScriptHost(CoreHost):
             raise Stalled
         elif e.kind == lib.EXIT_DOMAIN and e.a == lib.DOM_shutdown:
             self.shutdowns.append((e.domid, e.b))
+        elif e.kind == lib.EXIT_PYTHON:
+            self.turn(e.domid, e.vcpu)
+            lib.xl_vcpu_park(lib.xl_vcpu(self.ptr, e.domid, e.vcpu))
         elif e.kind == lib.EXIT_HYPERCALL:
             vcpu = lib.xl_vcpu(self.ptr, e.domid, e.vcpu)
             args = ffi.new("struct xl_cold *")
@@ -130,7 +137,28 @@ class ScriptHost(CoreHost):
 
 
 class ScriptGuest(CoreGuest):
-    """A domain whose vCPUs play programs."""
+    """A domain whose vCPUs play programs. Memory as CoreGuest has it."""
+
+    PAGES = 32
+
+    def __init__(self, host: ScriptHost, vcpus: int, up: int, options: dict[str, int]) -> None:
+        config = ffi.new("struct domain_config *", {"domid": -1, "nr_vcpus": vcpus, "max_pages": self.PAGES + 16, **options})
+        self.host = host
+        self.id = check(lib.xl_domain_create(host.ptr, config), "xl_domain_create")
+        mfns = ffi.new("uint32_t[]", self.PAGES + 4)
+        check(lib.xl_domain_populate(host.ptr, self.id, 0, self.PAGES + 4, mfns), "xl_domain_populate")
+        self.mfns = list(mfns)[:self.PAGES]
+        self.l1, l2, l3, self.l4 = list(mfns)[self.PAGES:]
+        flags = PRESENT | RW | ACCESSED | DIRTY
+        host.write_frame(self.l1, 0, struct.pack(f"<{self.PAGES}Q", *(mfn << 12 | flags for mfn in self.mfns)))
+        host.write_frame(l2, 8, struct.pack("<Q", self.l1 << 12 | flags | 4))
+        for table, lower in ((l3, l2), (self.l4, l3)):
+            host.write_frame(table, 0, struct.pack("<Q", lower << 12 | flags | 4))
+        self.vcpus = [lib.xl_vcpu(host.ptr, self.id, n) for n in range(vcpus)]
+        for vcpu in self.vcpus[:up]:
+            check(lib.xl_vcpu_set_bases(vcpu, self.l4, 0), "xl_vcpu_set_bases")
+            lib.xl_vcpu_up(vcpu)
+        self.shared = ffi.buffer(lib.xl_shared_info(host.ptr, self.id), PAGE)
 
     def load(self, program: list[dict[str, int]], *, vcpu: int = 0, samples: int = 0) -> None:
         steps = ffi.new("struct script_step[]", program)

@@ -24,10 +24,10 @@ TYPES = {"bind_interdomain": 0, "bind_virq": 1, "bind_pirq": 2, "close": 3, "sen
          "bind_ipi": 7, "bind_vcpu": 8, "unmask": 9, "reset": 10, "init_control": 11, "expand_array": 12, "set_priority": 13}
 
 
-def op(guest, name, *, vcpu=0, **fields):
+def op(guest, name, **fields):
     """event_channel_op → (rc, the argument afterwards)."""
     guest.put(f"struct evtchn_{name}", **fields)
-    rc = guest.call(EVENT_CHANNEL_OP, TYPES[name], BASE, vcpu=vcpu)
+    rc = guest.call(EVENT_CHANNEL_OP, TYPES[name], BASE)
     return rc, guest.get(f"struct evtchn_{name}")
 
 
@@ -80,13 +80,13 @@ def set_bit(guest, area, port, value):
 
 def upcall(guest, vcpu=0):
     """(evtchn_upcall_pending, evtchn_pending_sel)"""
-    return guest.shared[vcpu * 64][0], word(guest, vcpu * 64 + 8)
+    return guest.shared[vcpu * 64], word(guest, vcpu * 64 + 8)
 
 
 def drain(guest):
     """The guest takes everything: upcall bytes, selectors, pending bits."""
     for vcpu in range(len(guest.vcpus)):
-        guest.shared[vcpu * 64] = b"\0"
+        guest.shared[vcpu * 64] = 0
         set_word(guest, vcpu * 64 + 8, 0)
     for n in range(64):
         set_word(guest, PENDING + 8 * n, 0)
@@ -119,7 +119,7 @@ def b(host, dom0):
 def test_a_fresh_domain(a):
     """A guest that boots would see phantom events, lose its first ones, or find port 0 usable."""
     assert bytes(a.shared[PENDING:3072]) == bytes(1024)
-    assert [a.shared[n * 64 + 1] for n in range(32)] == [b"\1"] * 32
+    assert [a.shared[n * 64 + 1] for n in range(32)] == [1] * 32
     assert status(a, 0)[0] == CLOSED
     assert err(a, "close", port=0) == err(a, "send", port=0) == -EINVAL
     assert alloc(a, a.id) == 1                          # the lowest free port
@@ -145,8 +145,8 @@ def test_bind_interdomain(a, b):
     lport = ok(b, "bind_interdomain", remote_dom=a.id, remote_port=rport).local_port
     assert status(b, lport) == (INTERDOMAIN, 0, a.id, rport)
     assert status(a, rport) == (INTERDOMAIN, 0, b.id, lport)
-    assert bit(b, PENDING, lport) and upcall(b) == (b"\1", 1)
-    assert not bit(a, PENDING, rport) and upcall(a) == (b"\0", 0)
+    assert bit(b, PENDING, lport) and upcall(b) == (1, 1)
+    assert not bit(a, PENDING, rport) and upcall(a) == (0, 0)
 
     ports = b.info().nr_ports
     assert err(b, "bind_interdomain", remote_dom=a.id, remote_port=rport) == -EINVAL       # bound already
@@ -188,11 +188,11 @@ def test_send(a, b):
     """Wrong: errors where guests expect silence (unbound), or silence where a driver must notice."""
     rport, lport = connect(a, b)
     ok(b, "send", port=lport)
-    assert bit(a, PENDING, rport) and upcall(a) == (b"\1", 1)
+    assert bit(a, PENDING, rport) and upcall(a) == (1, 1)
     ok(a, "send", port=alloc(a, b.id))                  # unbound: dropped
     ipi = ok(a, "bind_ipi", vcpu=1).port
     ok(a, "send", port=ipi)
-    assert upcall(a, 1) == (b"\1", 1)
+    assert upcall(a, 1) == (1, 1)
     virq = ok(a, "bind_virq", virq=lib.VIRQ_DEBUG, vcpu=0).port
     for bad in (virq, 0, 60, 64, 1000, 4096, 0xFFFFFFFF):
         assert err(a, "send", port=bad) == -EINVAL, bad
@@ -208,7 +208,7 @@ def test_virqs(a, dom0):
     assert status(a, timer[2]) == (VIRQ, 2, None, lib.VIRQ_TIMER)
 
     lib.xl_send_virq(a.host.ptr, a.id, 2, lib.VIRQ_TIMER)
-    assert bit(a, PENDING, timer[2]) and not bit(a, PENDING, timer[0]) and upcall(a, 2) == (b"\1", 1)
+    assert bit(a, PENDING, timer[2]) and not bit(a, PENDING, timer[0]) and upcall(a, 2) == (1, 1)
     lib.xl_send_virq(a.host.ptr, a.id, 1, lib.VIRQ_DEBUG)          # nobody bound it: lost
     ok(a, "close", port=timer[2])
     drain(a)
@@ -219,7 +219,7 @@ def test_virqs(a, dom0):
     port = ok(a, "bind_virq", virq=lib.VIRQ_ARGO, vcpu=0).port
     ok(a, "bind_vcpu", port=port, vcpu=1)
     lib.xl_send_virq(a.host.ptr, a.id, 0, lib.VIRQ_ARGO)
-    assert upcall(a, 1) == (b"\1", 1) and upcall(a, 0) == (b"\0", 0)
+    assert upcall(a, 1) == (1, 1) and upcall(a, 0) == (0, 0)
     ok(a, "close", port=port)                           # must clear the slot of vCPU 0, not of the vCPU it was moved to
     assert err(a, "bind_virq", virq=lib.VIRQ_ARGO, vcpu=0) == 0
 
@@ -238,7 +238,7 @@ def test_bind_vcpu(a, b):
     assert status(a, rport)[1] == 1
     set_bit(a, PENDING, rport, 1)
     ok(a, "bind_vcpu", port=rport, vcpu=2)
-    assert upcall(a, 2) == (b"\0", 0)
+    assert upcall(a, 2) == (0, 0)
     assert err(a, "bind_vcpu", port=rport, vcpu=3) == -ENOENT
     fixed = [ok(a, "bind_ipi", vcpu=0).port, ok(a, "bind_virq", virq=0, vcpu=0).port, 0, 50, 5000]
     assert [err(a, "bind_vcpu", port=p, vcpu=1) for p in fixed] == [-EINVAL] * 5
@@ -333,16 +333,16 @@ def test_two_level_delivery(a, b):
     assert rport == 70
     ok(a, "bind_vcpu", port=rport, vcpu=1)
     ok(b, "send", port=lport)
-    assert word(a, PENDING + 8) == 1 << 6 and upcall(a, 1) == (b"\1", 2) and upcall(a, 0) == (b"\0", 0)
+    assert word(a, PENDING + 8) == 1 << 6 and upcall(a, 1) == (1, 2) and upcall(a, 0) == (0, 0)
 
     set_word(a, 64 + 8, 0)
-    a.shared[64] = b"\0"
+    a.shared[64] = 0
     ok(b, "send", port=lport)                           # still pending: no second edge
-    assert upcall(a, 1) == (b"\0", 0)
+    assert upcall(a, 1) == (0, 0)
     set_bit(a, PENDING, rport, 0)
     set_word(a, 64 + 8, 2)
     ok(b, "send", port=lport)                           # the selector is set already: no upcall mark
-    assert upcall(a, 1) == (b"\0", 2) and bit(a, PENDING, rport)
+    assert upcall(a, 1) == (0, 2) and bit(a, PENDING, rport)
 
 
 def test_mask_and_unmask(a, b):
@@ -350,17 +350,17 @@ def test_mask_and_unmask(a, b):
     rport, lport = connect(a, b)
     set_bit(a, MASK, rport, 1)
     ok(b, "send", port=lport)
-    assert bit(a, PENDING, rport) and upcall(a) == (b"\0", 0)
+    assert bit(a, PENDING, rport) and upcall(a) == (0, 0)
     ok(a, "unmask", port=rport)
-    assert not bit(a, MASK, rport) and upcall(a) == (b"\1", 1)
+    assert not bit(a, MASK, rport) and upcall(a) == (1, 1)
     drain(a)
     set_bit(a, PENDING, rport, 1)
     ok(a, "unmask", port=rport)                         # was not masked: not an edge
-    assert upcall(a) == (b"\0", 0)
+    assert upcall(a) == (0, 0)
     set_bit(a, PENDING, rport, 0)
     set_bit(a, MASK, rport, 1)
     ok(a, "unmask", port=rport)                         # nothing pending
-    assert upcall(a) == (b"\0", 0)
+    assert upcall(a) == (0, 0)
     set_bit(a, MASK, 40, 1)
     assert err(a, "unmask", port=40) == 0 and bit(a, MASK, 40)      # a free port: accepted, untouched
     assert err(a, "unmask", port=64) == err(a, "unmask", port=1 << 20) == -EINVAL
@@ -388,7 +388,7 @@ def test_vcpu_without_an_area(host, dom0):
     ok(guest, "send", port=port)
     before[PENDING] |= 1 << port
     assert bytes(guest.shared[:]) == bytes(before)
-    assert upcall(guest) == (b"\0", 0)
+    assert upcall(guest) == (0, 0)
 
 
 # ---- poll ---------------------------------------------------------------------------------------------------------------
@@ -446,7 +446,7 @@ def test_block_and_wake(a, b):
     """SCHEDOP_block sleeps until an unmasked event, and not at all when one is waiting."""
     rport, lport = connect(a, b)
     a.call(SCHED_OP, 1, 0)
-    assert a.blocked() and a.shared[1] == b"\0"
+    assert a.blocked() and a.shared[1] == 0
     ok(b, "send", port=lport)
     assert not a.blocked()
     a.call(SCHED_OP, 1, 0)
@@ -468,7 +468,7 @@ def test_death_closes_every_port(host, dom0, a):
     drain(a)
     victim.destroy()
     assert status(a, rport) == status(a, bound) == (UNBOUND, 0, victim.id, None)
-    assert upcall(a) == (b"\0", 0)                      # nobody is notified: xenstore tells
+    assert upcall(a) == (0, 0)                      # nobody is notified: xenstore tells
     ok(a, "send", port=rport)
     assert err(a, "bind_interdomain", remote_dom=victim.id, remote_port=own) == -ESRCH
     assert host.usage() == before

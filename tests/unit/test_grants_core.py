@@ -36,7 +36,7 @@ class Granter:
 
     def __init__(self, guest, frames=1):
         self.guest = guest
-        rc, out = op(guest, SETUP, "setup_table", dom=SELF, nr_frames=frames, frame_list=ptr(guest.va(1)))
+        rc, out = op(guest, SETUP, "setup_table", dom=SELF, nr_frames=frames, frame_list=guest.va(1))
         assert (rc, out.status) == (0, OKAY)
         self.mfns = struct.unpack(f"<{frames}Q", guest.read(guest.va(1), 8 * frames))
 
@@ -51,10 +51,6 @@ class Granter:
 
     def flags(self, ref):
         return struct.unpack("<HHI", self.guest.host.read_frame(*self._at(ref), 8))[0]
-
-
-def ptr(va):
-    return ffi.cast("void *", va)
 
 
 def op(guest, cmd, name, *, count=1, **fields):
@@ -192,6 +188,7 @@ def test_map_errors(host, a, b, dom0):
     a.set(REF + 4, PERMIT, b.id, 5)                     # no RAM at all
     a.set(REF + 5, PERMIT, b.id, a.guest.l1)            # a page table: not to be had writable
     a.set(REF + 6, PERMIT | SUB_PAGE, b.id, a.guest.mfns[3])
+    unmap(b, mapped(b, a, REF, pfn=WINDOW + 1), pfn=WINDOW + 1)        # so that b has its first page of handles
     before = host.usage(), counts(host, a.guest.mfns[3]), counts(host, a.guest.l1), b.info().nr_maptrack
     for expected, how in ((BAD_GNTREF, dict(ref=REF, flags=0)), (BAD_GNTREF, dict(ref=REF, flags=RO | APPLICATION)),
                           (BAD_GNTREF, dict(ref=512)), (BAD_GNTREF, dict(ref=0xFFFFFFFF)),
@@ -485,12 +482,12 @@ def test_setup_and_query(host, dom0):
         f = host.frame(mfn)
         assert (f.owner, f.special, f.type) == (guest.id, 1, WRITABLE)
 
-    setup = dict(nr_frames=1, frame_list=ptr(guest.va(1)))
-    assert op(guest, SETUP, "setup_table", dom=SELF, nr_frames=5, frame_list=ptr(guest.va(1)))[1].status == GENERAL
+    setup = dict(nr_frames=1, frame_list=guest.va(1))
+    assert op(guest, SETUP, "setup_table", dom=SELF, nr_frames=5, frame_list=guest.va(1))[1].status == GENERAL
     assert op(guest, SETUP, "setup_table", dom=0, **setup)[1].status == PERMISSION
     assert op(guest, SETUP, "setup_table", dom=999, **setup)[1].status == BAD_DOMAIN
-    assert op(dom0, SETUP, "setup_table", dom=guest.id, nr_frames=1, frame_list=ptr(dom0.va(1)))[1].status == OKAY
-    assert op(guest, SETUP, "setup_table", dom=SELF, nr_frames=1, frame_list=ptr(UNMAPPED))[1].status == BAD_VIRT_ADDR
+    assert op(dom0, SETUP, "setup_table", dom=guest.id, nr_frames=1, frame_list=dom0.va(1))[1].status == OKAY
+    assert op(guest, SETUP, "setup_table", dom=SELF, nr_frames=1, frame_list=UNMAPPED)[1].status == BAD_VIRT_ADDR
     assert op(guest, SETUP, "setup_table", count=2, dom=SELF, **setup)[0] == -EINVAL
     assert op(guest, QUERY, "query_size", count=0, dom=SELF)[0] == -EINVAL
     assert query(guest, 0)[1] == PERMISSION and query(guest, 999)[1] == BAD_DOMAIN
@@ -506,7 +503,7 @@ def test_versions(b):
     assert (rc, out.version) == (0, 1)
     assert op(b, GET_VERSION, "get_version", dom=0)[0] == -EPERM
     assert op(b, GET_VERSION, "get_version", dom=999)[0] == -ESRCH
-    frames = ptr(b.va(1))
+    frames = b.va(1)
     assert op(b, STATUS_FRAMES, "get_status_frames", nr_frames=1, dom=SELF, frame_list=frames)[1].status == GENERAL
     assert op(b, STATUS_FRAMES, "get_status_frames", nr_frames=0, dom=SELF, frame_list=frames)[1].status == OKAY
     assert b.call(GRANT_TABLE_OP, TRANSFER, BASE, 1) == b.call(GRANT_TABLE_OP, FLUSH, BASE, 1) == -EOPNOTSUPP

@@ -107,7 +107,8 @@ def test_rename_back_and_forth_is_a_conflict(a, b):
 
 
 def test_commit_merges_with_unrelated_changes(a, b):
-    """What others changed elsewhere during a transaction survives its commit."""
+    """What others changed elsewhere during a transaction survives its commit, also below nodes that it wrote."""
+    a.write(b"/d/x/below", b"old")
     tx = a.begin()
     a.write(b"/d/x", b"x1", tx)
     a.write(b"/d/sub/new", b"n", tx)

@@ -270,6 +270,7 @@ def test_specials_reach_guests_only_by_permission(store, dom0, guest):
     assert dom0.get_perms(b"@releaseDomain") == b"n0\0"
     assert guest.set_perms(b"@releaseDomain", b"n0", b"r5") == b"!EACCES"
     assert dom0.set_perms(b"@releaseDomain", b"n0", b"r5") == OK
+    assert guest.take_events() == [(b"@releaseDomain", b"t")]  # the change of permissions
     dom0.call(Type.INTRODUCE, b"7", b"1", b"1")
     dom0.call(Type.RELEASE, b"7")
     assert guest.take_events() == [(b"@releaseDomain", b"t")]

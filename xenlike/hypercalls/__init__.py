@@ -11,9 +11,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from xenlike.engine import ffi, lib
+from xenlike.engine import NR, ffi, lib
 
-__all__ = ["HypercallContext", "dispatch", "GuestMemoryFault"]
+__all__ = ["GuestMemoryFault", "HypercallContext", "dispatch", "name_of"]
 
 
 class GuestMemoryFault(Exception):
@@ -58,7 +58,7 @@ class HypercallContext:
 #: number -> (handler or None until first use, module name, number of arguments). Names are those of hypercalls.def.
 _NAMES = ["platform_op", "console_io", "physdev_op_compat", "xsm_op", "physdev_op", "hvm_op", "sysctl", "domctl",
           "kexec_op", "argo_op", "xenpmu_op", "dm_op", "hypfs_op", "mca", "arch_1"]
-_NUMBERS = {getattr(lib, f"__HYPERVISOR_{name}"): name for name in _NAMES}
+_NUMBERS = {getattr(NR, name): name for name in _NAMES}
 _handlers: dict[int, Callable[..., int]] = {}
 
 
@@ -75,6 +75,14 @@ def _find(nr: int) -> Callable[..., int]:
 _MODULES = {"physdev_op_compat": "physdev_op"} | dict.fromkeys(
     ["platform_op", "xsm_op", "hvm_op", "kexec_op", "argo_op", "xenpmu_op", "dm_op", "hypfs_op", "mca", "arch_1"], "denied"
 ) | dict.fromkeys(["sysctl", "domctl"], "control")
+
+_ALL = {number: name for name, number in vars(NR).items()}
+
+
+def name_of(nr: int) -> str:
+    """The hypercall's name, e.g. ``"sched_op"``."""
+    return _ALL.get(nr, f"hypercall {nr}")
+
 
 _cold = ffi.new("struct xl_cold *")
 

@@ -154,7 +154,10 @@ class Domains:
         return domain
 
     def _forget(self, domid: int) -> None:
-        """Remove the nodes that `domid` owns, with what is below them, and its entries in others' permissions."""
+        """Remove the nodes that `domid` owns, with what is below them, and its entries in others' permissions.
+
+        In order of path, so parents come first and each removed subtree is one event.
+        """
         store = self._store
         for names in store.nodes_naming(domid):
             before = store.top

@@ -214,8 +214,8 @@ class Store:
         self.settle()
 
     def nodes_naming(self, domid: int) -> list[Names]:
-        """Where the permissions name `domid`, owner or not, by order of creation. Not kept for dom0."""
-        return list(self._naming.get(domid, ()))
+        """Where the permissions name `domid`, owner or not, in order of path. Not kept for dom0."""
+        return sorted(self._naming.get(domid, ()))
 
     # Reports.
 

@@ -20,7 +20,7 @@ from .connection import Connection
 if TYPE_CHECKING:
     from .server import Store
 
-RECEIVE_SIZE = 65536
+RECEIVE_SIZE = 8192  #: bytes read at once; small, because 20 bytes of request may ask for 4096 of reply
 OUTPUT_PAUSE = 65536  #: bytes of waiting output from which a client's requests are left unread
 OUTPUT_MAX = 4 * 1024 * 1024  #: bytes of waiting output at which a client is dropped
 _BACKLOG = 64

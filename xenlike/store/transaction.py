@@ -85,7 +85,8 @@ class Transaction(View):
         else:
             after = before
             for names, _, new in changes:
-                after = tree.merge(after, names, new)
+                if new is not None:  # a removal is in the change of its parent's children
+                    after = tree.merge(after, names, new)
         store.install(after, changes)
         store.counters["commits"] += 1
         for names, removed in self._events.items():

@@ -102,20 +102,17 @@ def remove(top: Node, names: Names, generation: int) -> tuple[Node, list[Change]
     return graft(top, names[:-1], shrunk), changes
 
 
-def merge(top: Node, names: Names, node: Node | None) -> Node:
-    """Bring one change of a transaction into `top`: the node's own value, permissions and generation, or its absence.
+def merge(top: Node, names: Names, node: Node) -> Node:
+    """Bring a node that a transaction changed into `top`: value, permissions, generation and set of children are its own.
 
-    Children are left alone: each that the transaction added or removed is a change of its own.
+    The children themselves are those of `top`, where it has them: what the transaction changed in them is merged
+    after their parent. Since nobody else changed the node, its children in `top` are those that the transaction began with.
     """
     current = lookup(top, names)
-    if node is None:
-        if current is None:
-            return top
-        parent = lookup(top, names[:-1])
-        children = parent.children.copy()
-        del children[names[-1]]
-        return graft(top, names[:-1], Node(parent.value, parent.perms, children, parent.generation))
-    children = _LEAF if current is None else current.children
+    if current is None:
+        return graft(top, names, node)
+    theirs = current.children
+    children = {name: theirs.get(name, child) for name, child in node.children.items()}
     return graft(top, names, Node(node.value, node.perms, children, node.generation))
 
 

@@ -134,7 +134,8 @@ void send_global_virq(struct host *h, u32 virq)
 
     if (!d)
         return;
-    send_guest_vcpu_virq(d->vcpu[0], virq);
+    if (d->vcpu[0])                     /* not while domain 0 itself is being made */
+        send_guest_vcpu_virq(d->vcpu[0], virq);
     domain_put(d);
 }
 

@@ -20,13 +20,24 @@ bool frame_give_up(struct domain *d, u64 mfn)
     struct host *h = d->host;
     if (!get_page(h, mfn, d))
         return false;
-    bool ok = !(read_once(mfn_frame(&h->machine, mfn)->count_info) & PGC_SPECIAL);
-    if (ok) {
-        (void)unpin_table(d, mfn);      /* or nobody could unpin it later: the frame is no longer d's */
-        ok = frame_release_allocation(h, mfn);
-    }
+    bool special = read_once(mfn_frame(&h->machine, mfn)->count_info) & PGC_SPECIAL;
+    if (!special)
+        frame_release_allocation(h, mfn);       /* nothing to do if it was given up before and is still mapped */
     put_page(h, mfn);
-    return ok;
+    return !special;
+}
+
+/* The page after mfn (0: the first) in d's list, with a reference, which keeps it in the list; 0: none. mfn is referenced too.
+ * Pages that another domain is freeing just now, unmapping the last of them, are passed over. */
+static u32 page_after(struct domain *d, u32 mfn)
+{
+    struct host *h = d->host;
+    spin_lock(&d->mm.list_lock);
+    u32 next = mfn ? mfn_frame(&h->machine, mfn)->next : d->mm.pages;
+    while (next && !get_page_any(h, next))
+        next = mfn_frame(&h->machine, next)->next;
+    spin_unlock(&d->mm.list_lock);
+    return next;
 }
 
 void mm_destroy(struct domain *d)
@@ -40,12 +51,16 @@ void mm_destroy(struct domain *d)
             bases_drop(d->vcpu[i]);
             descriptor_tables_drop(d->vcpu[i]);
         }
-    /* The list changes only under mm.lock (frame_give_up) and by allocation, which a dying domain is refused. */
-    for (u32 mfn = read_once(d->mm.pages); mfn; mfn = mfn_frame(m, mfn)->next)
+    for (u32 mfn = page_after(d, 0), next; mfn; mfn = next) {
         if (read_once(mfn_frame(m, mfn)->type_info) & PGT_PINNED)
             (void)unpin_table(d, mfn);
-    for (u32 mfn; (mfn = read_once(d->mm.pages)); )
-        if (!frame_release_allocation(h, mfn))
-            break;
+        next = page_after(d, mfn);
+        put_page(h, mfn);
+    }
+    for (u32 mfn = page_after(d, 0), next; mfn; mfn = next) {
+        next = page_after(d, mfn);
+        frame_release_allocation(h, mfn);
+        put_page(h, mfn);
+    }
     spin_unlock(&d->mm.lock);
 }

@@ -11,12 +11,15 @@
 
 enum {
     MEMOP_EXTENT_SHIFT = 6,
-    MAX_ORDER = 9,                      /* largest extent, log2 pages */
+    MAX_ORDER = 9,                      /* largest extent there is here, log2 pages, and the largest a domain may ask for */
+    MAX_ORDER_PRIVILEGED = 18,
     EXTENT_PAGES = 1 << MAX_ORDER,
     BATCH = 64,                         /* order-0 extents done at once */
 };
 /* Xen's limit: a larger count could not be encoded in a continuation. */
 static const u64 MAX_EXTENTS = 0xffffffffu >> MEMOP_EXTENT_SHIFT;
+
+static unsigned max_order(const struct vcpu *v) { return v->domain->privileged ? MAX_ORDER_PRIVILEGED : MAX_ORDER; }
 
 /* ---- frames in extents ------------------------------------------------------------------------------------------- */
 
@@ -157,7 +160,7 @@ static s64 reservation_op(struct vcpu *v, unsigned op, u64 start, u64 arg)
                          .address_bits = XENMEMF_get_address_bits(r.mem_flags) };
     e.silent = op == XENMEM_increase_reservation && !e.list;
 
-    if (r.nr_extents > MAX_EXTENTS || start >= r.nr_extents || e.order > MAX_ORDER ||
+    if (r.nr_extents > MAX_EXTENTS || start >= r.nr_extents || e.order > max_order(v) ||
         (!e.silent && !array_ok(e.list, start, r.nr_extents - start)))
         return (s64)start;
     if (e.address_bits && e.address_bits <= PAGE_SHIFT)
@@ -170,7 +173,7 @@ static s64 reservation_op(struct vcpu *v, unsigned op, u64 start, u64 arg)
     e.d = domain_get_remote(v, r.domid, &err);
     if (!e.d)
         return (s64)start;
-    u64 done = extents_run(&e, op, start, r.nr_extents);
+    u64 done = e.order <= MAX_ORDER ? extents_run(&e, op, start, r.nr_extents) : start;
     domain_put(e.d);
     return (s64)done;
 }
@@ -185,7 +188,7 @@ static bool hold_unused(struct domain *d, u64 mfn)
         return false;
     const struct frame *f = mfn_frame(&h->machine, mfn);
     u64 count = read_once(f->count_info);
-    if ((count & PGC_COUNT_MASK) == 2 && !(count & PGC_SPECIAL) && pgt_count(read_once(f->type_info)) == 0)
+    if ((count & PGC_COUNT_MASK) == 2 && (count & PGC_ALLOCATED) && !(count & PGC_SPECIAL) && pgt_count(read_once(f->type_info)) == 0)
         return true;
     put_page(h, mfn);
     return false;
@@ -257,9 +260,11 @@ static int exchange_run(struct vcpu *v, struct domain *d, struct xen_memory_exch
 {
     unsigned in_order = x->in.extent_order, out_order = x->out.extent_order;
     unsigned address_bits = XENMEMF_get_address_bits(x->out.mem_flags);
+    if (in_order > MAX_ORDER || out_order > MAX_ORDER || (address_bits && address_bits <= PAGE_SHIFT))
+        return x->nr_exchanged == x->in.nr_extents ? 0 : -XEN_ENOMEM;
     u32 pages = 1u << (in_order > out_order ? in_order : out_order), out[EXTENT_PAGES];
     u64 in[EXTENT_PAGES], chunks = x->in.nr_extents >> in_chunk, i = x->nr_exchanged >> in_chunk;
-    int rc = address_bits && address_bits <= PAGE_SHIFT ? -XEN_ENOMEM : 0;
+    int rc = 0;
 
     for (; !rc && i < chunks; i++) {
         u64 list[EXTENT_PAGES];
@@ -287,7 +292,7 @@ static s64 exchange(struct vcpu *v, u64 arg)
         return -XEN_EFAULT;
     unsigned in_order = x.in.extent_order, out_order = x.out.extent_order;
     unsigned in_chunk = out_order > in_order ? out_order - in_order : 0, out_chunk = in_order > out_order ? in_order - out_order : 0;
-    int rc = in_order > MAX_ORDER || out_order > MAX_ORDER ? -XEN_EPERM : exchange_check(&x, in_chunk, out_chunk);
+    int rc = in_order > max_order(v) || out_order > max_order(v) ? -XEN_EPERM : exchange_check(&x, in_chunk, out_chunk);
     if (!rc)
         d = domain_get_remote(v, x.in.domid, &rc);
     if (d) {
@@ -489,15 +494,18 @@ static s64 (*const simple_ops[])(struct vcpu *v, u64 arg) = {
 s64 do_memory_op(struct vcpu *v, u64 cmd, u64 arg)
 {
     unsigned op = cmd & ((1u << MEMOP_EXTENT_SHIFT) - 1);
+    u64 start = cmd >> MEMOP_EXTENT_SHIFT;
     switch (op) {
     case XENMEM_increase_reservation:
     case XENMEM_decrease_reservation:
     case XENMEM_populate_physmap:
-        return reservation_op(v, op, cmd >> MEMOP_EXTENT_SHIFT, arg);
+        return reservation_op(v, op, start, arg);
     case XENMEM_current_reservation:
     case XENMEM_maximum_reservation:
     case XENMEM_maximum_gpfn:
-        return domain_question(v, op, arg);
+        return start ? -XEN_EINVAL : domain_question(v, op, arg);
     }
-    return op < ARRAY_SIZE(simple_ops) && simple_ops[op] ? simple_ops[op](v, arg) : -XEN_ENOSYS;
+    if (op >= ARRAY_SIZE(simple_ops) || !simple_ops[op])
+        return -XEN_ENOSYS;
+    return start ? -XEN_EINVAL : simple_ops[op](v, arg);
 }

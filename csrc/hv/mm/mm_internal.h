@@ -102,10 +102,11 @@ struct vcpu_mask { u64 word[MAX_VCPUS / 64]; };
 int  vcpu_mask_read(struct vcpu *v, struct vcpu_mask *m, u64 va);
 void vcpu_mask_flush(struct domain *d, const struct vcpu_mask *m);
 
-/* "foreigndom": whose frames a page-table hypercall names. 0 and *d (NULL: DOMID_IO), -ESRCH, -EPERM. One's own id in place of
- * DOMID_SELF is refused with -ESRCH, as Xen does. */
+/* "foreigndom": whose frames a page-table hypercall names. 0 and *d (NULL: DOMID_IO), or -ESRCH, also for one's own id in place of
+ * DOMID_SELF, as in Xen. What the caller may do to that domain is another question: -EPERM, and asked later. */
 int  pg_owner_get(struct vcpu *v, u16 domid, struct domain **d);
 void pg_owner_put(struct vcpu *v, struct domain *d);
+static inline bool may_control(const struct vcpu *v, const struct domain *d) { return d == v->domain || v->domain->privileged; }
 
 /* mm.lock held. */
 int  pin_table(struct domain *d, u64 mfn, unsigned type);       /* -EINVAL, or what validation says */
@@ -113,7 +114,7 @@ int  unpin_table(struct domain *d, u64 mfn);                    /* -EINVAL: not 
 void bases_drop(struct vcpu *v);
 void descriptor_tables_drop(struct vcpu *v);
 
-/* d gives the frame up: pin and allocation go. mm.lock held. False: not its frame, or a special one. */
+/* d gives the frame up; it is freed when its last reference goes. mm.lock held. False: not its frame, or a special one. */
 bool frame_give_up(struct domain *d, u64 mfn);
 
 #endif

@@ -171,8 +171,8 @@ static int op_flush_cache(struct vcpu *v, struct domain *d, const struct mmuext_
 
 static int op_set_ldt(struct vcpu *v, struct domain *d, const struct mmuext_op *op)
 {
-    u64 base = op->arg1.linear_addr, entries = op->arg2.nr_ents, last = base + entries * 8 - 1;
-    if (entries > 8192 || (entries && (base % PAGE_SIZE || !guest_addr_ok(base) || !guest_addr_ok(last))))
+    u64 base = op->arg1.linear_addr, entries = op->arg2.nr_ents;
+    if (entries > 8192 || (entries && (base % PAGE_SIZE || !guest_addr_ok(base))))
         return -XEN_EINVAL;
     v->arch.ldt_base = entries ? base : 0;
     v->arch.ldt_ents = (u32)entries;
@@ -210,37 +210,39 @@ static int op_super(struct vcpu *v, struct domain *d, const struct mmuext_op *op
 
 typedef int mmuext_fn(struct vcpu *v, struct domain *d, const struct mmuext_op *op);
 
-/* own: about the calling vCPU or domain, so that another pg_owner makes no sense: -EPERM. */
-static const struct { mmuext_fn *fn; bool own; } mmuext_ops[] = {
-    [MMUEXT_PIN_L1_TABLE]       = { op_pin, false },
-    [MMUEXT_PIN_L2_TABLE]       = { op_pin, false },
-    [MMUEXT_PIN_L3_TABLE]       = { op_pin, false },
-    [MMUEXT_PIN_L4_TABLE]       = { op_pin, false },
-    [MMUEXT_UNPIN_TABLE]        = { op_unpin, false },
-    [MMUEXT_NEW_BASEPTR]        = { op_new_base, true },
-    [MMUEXT_TLB_FLUSH_LOCAL]    = { op_flush_local, true },
-    [MMUEXT_INVLPG_LOCAL]       = { op_invlpg_local, true },
-    [MMUEXT_TLB_FLUSH_MULTI]    = { op_flush_multi, true },
-    [MMUEXT_INVLPG_MULTI]       = { op_flush_multi, true },
-    [MMUEXT_TLB_FLUSH_ALL]      = { op_flush_all, true },
-    [MMUEXT_INVLPG_ALL]         = { op_flush_all, true },
-    [MMUEXT_FLUSH_CACHE]        = { op_flush_cache, true },
-    [MMUEXT_SET_LDT]            = { op_set_ldt, true },
-    [MMUEXT_NEW_USER_BASEPTR]   = { op_new_base, true },
-    [MMUEXT_CLEAR_PAGE]         = { op_clear_page, false },
-    [MMUEXT_COPY_PAGE]          = { op_copy_page, false },
-    [MMUEXT_FLUSH_CACHE_GLOBAL] = { op_flush_cache, true },
-    [MMUEXT_MARK_SUPER]         = { op_super, false },
-    [MMUEXT_UNMARK_SUPER]       = { op_super, false },
+/* SELF: about the calling vCPU or domain, so that another pg_owner makes no sense: -EPERM.
+ * FRAMES: about frames of pg_owner, of which DOMID_IO has none: -EINVAL. */
+enum { SELF = 1, FRAMES = 2 };
+static const struct { mmuext_fn *fn; unsigned about; } mmuext_ops[] = {
+    [MMUEXT_PIN_L1_TABLE]       = { op_pin, FRAMES },
+    [MMUEXT_PIN_L2_TABLE]       = { op_pin, FRAMES },
+    [MMUEXT_PIN_L3_TABLE]       = { op_pin, FRAMES },
+    [MMUEXT_PIN_L4_TABLE]       = { op_pin, FRAMES },
+    [MMUEXT_UNPIN_TABLE]        = { op_unpin, FRAMES },
+    [MMUEXT_NEW_BASEPTR]        = { op_new_base, SELF },
+    [MMUEXT_TLB_FLUSH_LOCAL]    = { op_flush_local, SELF },
+    [MMUEXT_INVLPG_LOCAL]       = { op_invlpg_local, SELF },
+    [MMUEXT_TLB_FLUSH_MULTI]    = { op_flush_multi, SELF },
+    [MMUEXT_INVLPG_MULTI]       = { op_flush_multi, SELF },
+    [MMUEXT_TLB_FLUSH_ALL]      = { op_flush_all, SELF },
+    [MMUEXT_INVLPG_ALL]         = { op_flush_all, SELF },
+    [MMUEXT_FLUSH_CACHE]        = { op_flush_cache, SELF },
+    [MMUEXT_SET_LDT]            = { op_set_ldt, SELF },
+    [MMUEXT_NEW_USER_BASEPTR]   = { op_new_base, SELF },
+    [MMUEXT_CLEAR_PAGE]         = { op_clear_page, FRAMES },
+    [MMUEXT_COPY_PAGE]          = { op_copy_page, FRAMES },
+    [MMUEXT_FLUSH_CACHE_GLOBAL] = { op_flush_cache, SELF },
+    [MMUEXT_MARK_SUPER]         = { op_super, 0 },
+    [MMUEXT_UNMARK_SUPER]       = { op_super, 0 },
 };
 
 static int mmuext_one(struct vcpu *v, struct domain *pg_owner, const struct mmuext_op *op)
 {
     if (op->cmd >= ARRAY_SIZE(mmuext_ops) || !mmuext_ops[op->cmd].fn)
         return -XEN_ENOSYS;
-    if (mmuext_ops[op->cmd].own && pg_owner != v->domain)
+    if (mmuext_ops[op->cmd].about == SELF && pg_owner != v->domain)
         return -XEN_EPERM;
-    if (!pg_owner)                      /* DOMID_IO has no tables */
+    if (mmuext_ops[op->cmd].about == FRAMES && !pg_owner)
         return -XEN_EINVAL;
     return mmuext_ops[op->cmd].fn(v, pg_owner, op);
 }
@@ -283,9 +285,10 @@ s64 do_mmuext_op(struct vcpu *v, u64 ops, u64 count_arg, u64 pdone, u64 foreignd
     int rc = pg_owner_get(v, (u16)foreigndom, &pg_owner);
     if (rc)
         return rc;
-    rc = mmuext_all(v, pg_owner, ops, count, &done);
+    bool allowed = may_control(v, pg_owner);
+    rc = allowed ? mmuext_all(v, pg_owner, ops, count, &done) : -XEN_EPERM;
     pg_owner_put(v, pg_owner);
-    if (pdone) {
+    if (pdone && allowed) {
         before += done;
         (void)copy_to_guest(v, pdone, &before, sizeof before);
     }

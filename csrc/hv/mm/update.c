@@ -74,7 +74,8 @@ static int table_entry_write(struct host *h, struct domain *d, u32 table, unsign
 
 struct update {
     struct host *h;
-    struct domain *pt_owner, *pg_owner;         /* pg_owner NULL: DOMID_IO */
+    struct domain *self, *pt_owner, *pg_owner;  /* pg_owner NULL: DOMID_IO */
+    bool pages_allowed, tables_allowed;         /* may the caller do this to those domains? */
     u64 held;                                   /* frame of the last request, referenced; 0: none */
     bool flush;                                 /* an upper level changed */
 };
@@ -103,6 +104,8 @@ static int update_entry(struct update *u, u64 ptr, u64 val, bool preserve_ad)
         if (likely(type == PGT_l1_page_table))
             return l1e_write(h, u->pt_owner, u->pg_owner, (u32)mfn, table_of(h, mfn) + i, val, preserve_ad);
         if (pgt_is_table(type)) {
+            if (u->pg_owner != u->pt_owner)
+                return -XEN_EINVAL;
             int rc = table_entry_write(h, u->pt_owner, (u32)mfn, type, i, val, preserve_ad);
             u->flush |= !rc;
             return rc;
@@ -128,15 +131,18 @@ static int update_m2p(struct update *u, u64 ptr, u64 pfn)
 
 static inline int update_one(struct update *u, const struct mmu_update *r)
 {
-    u64 ptr = r->ptr & ~7ul;
-    switch (r->ptr & 7) {
+    unsigned cmd = r->ptr & 7;
+    switch (cmd) {
     case MMU_NORMAL_PT_UPDATE:
     case MMU_PT_UPDATE_NO_TRANSLATE:
-        return update_entry(u, ptr, r->val, false);
     case MMU_PT_UPDATE_PRESERVE_AD:
-        return update_entry(u, ptr, r->val, true);
+        if (unlikely(!u->pages_allowed || !u->tables_allowed))
+            return -XEN_EPERM;
+        return update_entry(u, r->ptr - cmd, r->val, cmd == MMU_PT_UPDATE_PRESERVE_AD);
     case MMU_MACHPHYS_UPDATE:
-        return update_m2p(u, ptr, r->val);
+        if (!u->pages_allowed || u->pt_owner != u->self)
+            return -XEN_EPERM;
+        return update_m2p(u, r->ptr - cmd, r->val);
     }
     return -XEN_ENOSYS;
 }
@@ -166,14 +172,12 @@ static int update_all(struct vcpu *v, struct update *u, u64 reqs, u32 count, u32
     return rc;
 }
 
-/* foreigndom's high half: the tables' owner + 1, 0 for the caller. */
-static struct domain *pt_owner_get(struct vcpu *v, u32 id_plus_1, int *err)
+/* foreigndom's high half: the tables' owner + 1, 0 for the caller. NULL: there is none such. */
+static struct domain *pt_owner_get(struct vcpu *v, u32 id_plus_1)
 {
-    *err = 0;
     if (!id_plus_1 || id_plus_1 - 1 == v->domain->id)
         return v->domain;
-    *err = -XEN_ESRCH;
-    return id_plus_1 - 1 < DOMID_FIRST_RESERVED ? domain_get_remote(v, (u16)(id_plus_1 - 1), err) : NULL;
+    return domain_get(v->host, (u16)(id_plus_1 - 1));
 }
 
 s64 do_mmu_update(struct vcpu *v, u64 reqs, u64 count_arg, u64 pdone, u64 foreigndom_arg)
@@ -190,13 +194,13 @@ s64 do_mmu_update(struct vcpu *v, u64 reqs, u64 count_arg, u64 pdone, u64 foreig
     if (!guest_addr_ok(reqs))
         return -XEN_EFAULT;
 
-    struct update u = { .h = v->host };
-    int rc;
-    u.pt_owner = pt_owner_get(v, foreigndom >> 16, &rc);
+    struct update u = { .h = v->host, .self = v->domain, .pt_owner = pt_owner_get(v, foreigndom >> 16) };
     if (!u.pt_owner)
-        return rc;
-    rc = pg_owner_get(v, (u16)foreigndom, &u.pg_owner);
+        return -XEN_ESRCH;
+    int rc = pg_owner_get(v, (u16)foreigndom, &u.pg_owner);
     if (!rc) {
+        u.pages_allowed = !u.pg_owner || may_control(v, u.pg_owner);
+        u.tables_allowed = may_control(v, u.pt_owner);
         rc = update_all(v, &u, reqs, count, &done);
         if (u.flush)
             tlb_flush_domain(u.pt_owner);
@@ -286,7 +290,7 @@ s64 do_update_va_mapping_otherdomain(struct vcpu *v, u64 va, u64 pte, u64 flags,
     int rc = pg_owner_get(v, (u16)domid, &pg_owner);
     if (rc)
         return rc;
-    rc = update_va(v, va, pte, flags, pg_owner);
+    rc = may_control(v, pg_owner) ? update_va(v, va, pte, flags, pg_owner) : -XEN_EPERM;
     pg_owner_put(v, pg_owner);
     return rc;
 }
@@ -295,15 +299,14 @@ s64 do_update_va_mapping_otherdomain(struct vcpu *v, u64 va, u64 pte, u64 flags,
 
 int pg_owner_get(struct vcpu *v, u16 domid, struct domain **d)
 {
-    int err = 0;
     *d = NULL;
+    if (domid == DOMID_IO)
+        return 0;
     if (likely(domid == DOMID_SELF))
         *d = v->domain;
-    else if (domid == v->domain->id)
-        err = -XEN_ESRCH;
-    else if (domid != DOMID_IO)
-        *d = domain_get_remote(v, domid, &err);
-    return err;
+    else if (domid != v->domain->id)
+        *d = domain_get(v->host, domid);
+    return *d ? 0 : -XEN_ESRCH;
 }
 
 void pg_owner_put(struct vcpu *v, struct domain *d)

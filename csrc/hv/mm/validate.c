@@ -15,6 +15,8 @@
  */
 #include "hv/mm/mm_internal.h"
 
+#include <string.h>
+
 /* ---- L1 ---------------------------------------------------------------------------------------------------------- */
 
 static int l1_validate(struct host *h, struct domain *d, u32 mfn)
@@ -103,21 +105,19 @@ static int table_validate(struct host *h, struct domain *d, u32 mfn, unsigned le
     u64 *t = table_of(h, mfn);
     for (unsigned i = 0; i < PT_ENTRIES; i++) {
         u64 pte = t[i];
-        if (xen_slot(level, i)) {
-            t[i] = 0;
-            continue;
-        }
-        if (!(pte & PTE_P))
+        if (!(pte & PTE_P) || xen_slot(level, i))
             continue;
         int rc = table_entry_get(h, d, mfn, pte, level);
         if (rc) {
             while (i--)
-                if (t[i] & PTE_P)
+                if ((t[i] & PTE_P) && !xen_slot(level, i))
                     table_entry_put(h, mfn, t[i], level);
             return rc;
         }
         t[i] = table_entry_adjust(pte, level);
     }
+    if (level == 4)                     /* only now: a page that is refused keeps what the guest wrote */
+        memset(&t[L4_XEN_FIRST], 0, (L4_XEN_LAST - L4_XEN_FIRST + 1) * sizeof *t);
     return 0;
 }
 

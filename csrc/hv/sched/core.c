@@ -230,11 +230,29 @@ void vcpu_pause(struct vcpu *v, u32 flags)
         pcpu_kick(h, kick);
 }
 
+/* The lane's pCPU, by the lane: a vCPU that pcpu_run left on it comes to rest here and now. */
+static void rest_held(struct sched_unit *u)
+{
+    struct pcpu *p = pcpu_of(u);
+
+    if (p->held != u)
+        return;
+    if (p->burning_since)
+        burn_account(p, host_now(u->vcpu->host));
+    p->held = NULL;
+    sched_put_back(u->vcpu);
+}
+
 void vcpu_wait_rest(struct vcpu *v)
 {
     struct sched_unit *u = &v->unit;
-    if (!u->queue || !unit_is_threaded(u))
+
+    if (!u->queue)
         return;
+    if (!unit_is_threaded(u)) {
+        rest_held(u);
+        return;
+    }
     for (unsigned spins = 0; load_acquire(u->running); spins++) {
         if (spins < 1000)
             cpu_relax();
@@ -321,12 +339,8 @@ void sched_vcpu_destroy(struct vcpu *v)
     spin_lock(&rq->lock);
     if (u->queued)
         dequeue(h, u);
-    if (u->running) {                   /* the lane's, out in Python or held; the lane is our caller, so it does not run */
-        struct pcpu *p = pcpu_of(u);
-        if (p->held == u)
-            p->held = NULL;
-        rest(h, p, u, host_now(h));
-    }
+    if (u->running)                     /* a Python vCPU in the middle of its turn: the lane, our caller, will not resume it */
+        rest(h, pcpu_of(u), u, host_now(h));
     h->sched->remove(h, u);
     spin_unlock(&rq->lock);
 }

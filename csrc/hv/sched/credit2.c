@@ -5,7 +5,7 @@
  * A unit burns credit while it runs: a nanosecond costs max_weight / weight, so that the heaviest burns 1 a ns. Who has most
  * credit runs next. When the best candidate has none left, every unit of the run queue gets CREDIT_INIT more, up to a
  * ceiling, so that whoever slept cannot save up. Over any long time CPU is therefore shared by weight among those who want
- * it. Caps and load balancing between queues are not needed: there is one queue of pCPU threads, and the lane's.
+ * it. There is one queue for all pCPU threads (and the lane's), so load needs no balancing. Caps are not offered.
  */
 #include "hv/host.h"
 
@@ -36,11 +36,11 @@ static struct sched_unit *queued_unit(struct sched_link *l) { return container_o
 
 /* ---- credit ------------------------------------------------------------------------------------------------------ */
 
-/* ns of running -> credit, and back. An hour is longer than anything that comes up; it keeps the product in range. */
+/* ns of running -> credit, and back. A second takes all the credit there is; no more keeps the products in range. */
 static s64 time_to_credit(const struct sched_unit *u, u64 ns)
 {
-    const u64 hour = 3600ul * 1000000000ul;
-    return (s64)((ns < hour ? ns : hour) * u->queue->max_weight / u->weight);
+    const u64 second = 1000000000ul;
+    return (s64)((ns < second ? ns : second) * u->queue->max_weight / u->weight);
 }
 
 static s64 credit_to_time(const struct sched_unit *u, s64 credit)

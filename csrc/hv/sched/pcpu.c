@@ -118,10 +118,10 @@ static bool burn(struct host *h, struct pcpu *p, struct vcpu *v, u64 now, enum p
     return false;
 }
 
-static void burn_account(struct pcpu *p, struct vcpu *v, u64 now)
+void burn_account(struct pcpu *p, u64 now)
 {
-    u64 ran = now - p->burning_since;
-    v->burn_ns -= earlier_of(v->burn_ns, ran);
+    struct vcpu *v = p->held->vcpu;
+    v->burn_ns -= earlier_of(v->burn_ns, now - p->burning_since);
     p->burning_since = 0;
 }
 
@@ -134,10 +134,10 @@ enum pcpu_result pcpu_run(struct host *h, struct pcpu *p, struct vcpu **out, u64
     if (timers_run(h, p->id, now))
         now = host_now(h);
 
+    if (p->burning_since)
+        burn_account(p, now);
     struct sched_unit *u = p->held, *prev = NULL;
     p->held = NULL;
-    if (u && p->burning_since)
-        burn_account(p, u->vcpu, now);
     if (u && (must_park(u->vcpu) || now >= load_acquire(p->slice_end))) {
         vcpu_runstate_publish_rest(u->vcpu);
         prev = u;

@@ -15,6 +15,9 @@ static inline void atomic_lower(u64 *at, u64 t)
 /* Rests `prev` (NULL: none) and puts the policy's choice on p, which it returns. NULL: p->idle is set. */
 struct sched_unit *sched_switch(struct host *h, struct pcpu *p, struct sched_unit *prev, u64 now);
 
+/* p->held is a Python vCPU that has burned compute time since p->burning_since: takes that off. (pcpu.c) */
+void burn_account(struct pcpu *p, u64 now);
+
 /* trace_now() costs as much as the rest of a trace record: not when nobody wants it. */
 #define sched_trace(v, kind, a, b)                                                                                     \
     do {                                                                                                               \

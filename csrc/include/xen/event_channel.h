@@ -15,6 +15,7 @@ XEN_TABLE_END
 #undef EVTCHNOP
 
 typedef uint32_t evtchn_port_t;
+DEFINE_XEN_GUEST_HANDLE(evtchn_port_t);
 
 /* A new port in `dom` that `remote_dom` may bind. A foreign `dom` needs privilege. */
 struct evtchn_alloc_unbound {

@@ -136,6 +136,7 @@ struct xen_reserved_device_memory {
     xen_ulong_t nr_pages;
 };
 typedef struct xen_reserved_device_memory xen_reserved_device_memory_t;
+DEFINE_XEN_GUEST_HANDLE(xen_reserved_device_memory_t);
 
 enum {
     XENMEM_RDM_ALL = 1, /* ranges of every device, not just dev.pci's */
@@ -158,6 +159,7 @@ struct xen_vmemrange {
     unsigned int nid;
 };
 typedef struct xen_vmemrange xen_vmemrange_t;
+DEFINE_XEN_GUEST_HANDLE(xen_vmemrange_t);
 
 struct xen_vnuma_topology_info {
     domid_t domid;
@@ -166,11 +168,11 @@ struct xen_vnuma_topology_info {
     unsigned int nr_vcpus;
     unsigned int nr_vmemranges;
     union {
-        XEN_GUEST_HANDLE(unsigned int) h;
+        XEN_GUEST_HANDLE(uint) h;
         uint64_t pad;
     } vdistance;
     union {
-        XEN_GUEST_HANDLE(unsigned int) h;
+        XEN_GUEST_HANDLE(uint) h;
         uint64_t pad;
     } vcpu_to_vnode;
     union {
@@ -200,7 +202,7 @@ enum {
 struct xen_mem_paging_op {
     uint8_t op; /* XENMEM_paging_op_* */
     domid_t domain;
-    XEN_GUEST_HANDLE_64(const uint8_t) buffer; /* page to put in, for prep */
+    XEN_GUEST_HANDLE_64(const_uint8) buffer; /* page to put in, for prep */
     uint64_t gfn;
 };
 typedef struct xen_mem_paging_op xen_mem_paging_op_t;
@@ -231,8 +233,8 @@ struct xen_mem_access_op {
     domid_t domid;
     uint32_t nr;
     uint64_t pfn; /* all ones: the default for new pages */
-    XEN_GUEST_HANDLE(const uint64_t) pfn_list;
-    XEN_GUEST_HANDLE(const uint8_t) access_list;
+    XEN_GUEST_HANDLE(const_uint64) pfn_list;
+    XEN_GUEST_HANDLE(const_uint8) access_list;
 };
 typedef struct xen_mem_access_op xen_mem_access_op_t;
 

@@ -24,7 +24,7 @@ struct physdev_set_iopl {
 typedef struct physdev_set_iopl physdev_set_iopl_t;
 
 struct physdev_set_iobitmap {
-    XEN_GUEST_HANDLE(uint8_t) bitmap; /* bit clear: the port may be used */
+    XEN_GUEST_HANDLE(uint8) bitmap; /* bit clear: the port may be used */
     uint32_t nr_ports; /* at most 65536 */
 };
 typedef struct physdev_set_iobitmap physdev_set_iobitmap_t;

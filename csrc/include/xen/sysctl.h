@@ -69,7 +69,7 @@ struct xen_sysctl_sched_id {
 struct xen_sysctl_getdomaininfolist {
     domid_t first_domain;
     uint32_t max_domains;
-    XEN_GUEST_HANDLE_64(struct xen_domctl_getdomaininfo) buffer;
+    XEN_GUEST_HANDLE_64(xen_domctl_getdomaininfo_t) buffer;
     uint32_t num_domains; /* out */
 };
 

@@ -25,6 +25,7 @@ struct vcpu_runstate_info {
     uint64_t time[4]; /* ns spent in each state */
 };
 typedef struct vcpu_runstate_info vcpu_runstate_info_t;
+DEFINE_XEN_GUEST_HANDLE(vcpu_runstate_info_t);
 XEN_ABI_SIZE(struct vcpu_runstate_info, 48);
 
 /* In state_entry_time, with the runstate_update_flag assist: an update is under way. */

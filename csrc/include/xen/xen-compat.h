@@ -1,8 +1,10 @@
 /*
  * What the ABI headers need from the compiler: fixed-width integers, guest handles, flag pairs, layout checks.
  *
- * Every header of this folder includes this one and nothing outside the folder. Four readers share them:
- *   a C guest          plain;
+ * Every header of this folder includes this one and, but for <stddef.h> and <stdint.h>, nothing outside the folder. Its
+ * readers:
+ *   a C guest          plain; __XEN_INTERFACE_VERSION__ as with Xen's own headers;
+ *   tools              with __XEN_TOOLS__, as with Xen's own headers;
  *   the hypervisor     with XL_CORE: guest pointers are 64-bit numbers that nothing can dereference by mistake;
  *   cffi               with XL_CDEF, through `gcc -E -P`: no includes, no attributes, no asserts;
  *   assembler sources  with __ASSEMBLY__: the tables of numbers become `.set` symbols.
@@ -48,26 +50,36 @@
 #define XEN_FLAG(name, bit) _##name = bit, name = 1u << bit
 
 /*
- * A pointer into the guest's memory inside an argument structure. `type` may be any type name, also `const void`. Size
- * and offset are the same in all three forms: a number for the hypervisor and Python; for guests a pointer, which those
- * that declare an interface version from 0x00030201 on find in a structure of its own. set_xen_guest_handle suits both.
+ * A pointer into the guest's memory inside an argument structure. Size and offset are the same in all three forms: a
+ * number for the hypervisor and Python; for guests a pointer, which those that declare an interface version from
+ * 0x00030201 on find in a structure of its own. set_xen_guest_handle suits both. `name` is a name that
+ * DEFINE_XEN_GUEST_HANDLE has had, or such a name after const_; guests may define more.
  */
 #if defined(XL_CORE) || defined(XL_CDEF)
-#define XEN_GUEST_HANDLE(type) uint64_t
-#elif __XEN_INTERFACE_VERSION__ >= 0x00030201
-#define XEN_GUEST_HANDLE(type) struct { type *p; }
+#define XEN_GUEST_HANDLE(name) uint64_t
+#define __DEFINE_XEN_GUEST_HANDLE(name, type)
+#else
+#define XEN_GUEST_HANDLE(name) __guest_handle_##name
+#define __DEFINE_XEN_GUEST_HANDLE(name, type)                                                                          \
+    typedef XEN_POINTER_FIELD(type) __guest_handle_##name;                                                             \
+    typedef XEN_POINTER_FIELD(const type) __guest_handle_const_##name
+#if __XEN_INTERFACE_VERSION__ >= 0x00030201
+#define XEN_POINTER_FIELD(type) struct { type *p; }
 #define set_xen_guest_handle(handle, value) ((handle).p = (value))
 #else
-#define XEN_GUEST_HANDLE(type) type *
+#define XEN_POINTER_FIELD(type) type *
 #define set_xen_guest_handle(handle, value) ((handle) = (value))
 #endif
+#endif
+#define DEFINE_XEN_GUEST_HANDLE(name) __DEFINE_XEN_GUEST_HANDLE(name, name)
+#define XEN_GUEST_HANDLE_64(name) XEN_GUEST_HANDLE(name)
+
 /* The few pointers that Xen gives guests as such, whatever their version. */
 #if defined(XL_CORE) || defined(XL_CDEF)
 #define XEN_GUEST_POINTER(type) uint64_t
 #else
 #define XEN_GUEST_POINTER(type) type *
 #endif
-#define XEN_GUEST_HANDLE_64(type) XEN_GUEST_HANDLE(type)
 
 /* Layout facts, checked where the structure is defined; tests/abi checks all the others. */
 #ifdef XL_CDEF

@@ -23,6 +23,16 @@ XEN_TABLE_BEGIN
 XEN_TABLE_END
 #undef HYPERCALL
 
+/*
+ * Guests' stubs paste the number's name into inline assembler, "call hypercall_page + (" STR(__HYPERVISOR_x) " * 32)",
+ * where an enumerator is not known. So the assembler is told too.
+ */
+#if !defined(__ASSEMBLY__) && !defined(XL_CORE) && !defined(XL_CDEF) && !defined(__XEN_TOOLS__)
+#define HYPERCALL(number, name, nargs, where, note) __asm__(".set __HYPERVISOR_" #name ", " #number);
+#include "hypercalls.def"
+#undef HYPERCALL
+#endif
+
 #define VIRQ(number, name, kind) XEN_CONST(VIRQ_##name, number)
 XEN_TABLE_BEGIN
 #include "virqs.def"
@@ -32,6 +42,21 @@ XEN_TABLE_END
 #undef VIRQ
 
 #ifndef __ASSEMBLY__
+
+__DEFINE_XEN_GUEST_HANDLE(char, char);
+__DEFINE_XEN_GUEST_HANDLE(uchar, unsigned char);
+__DEFINE_XEN_GUEST_HANDLE(int, int);
+__DEFINE_XEN_GUEST_HANDLE(uint, unsigned int);
+__DEFINE_XEN_GUEST_HANDLE(long, long);
+__DEFINE_XEN_GUEST_HANDLE(ulong, unsigned long);
+__DEFINE_XEN_GUEST_HANDLE(void, void);
+__DEFINE_XEN_GUEST_HANDLE(uint8, uint8_t);
+__DEFINE_XEN_GUEST_HANDLE(uint16, uint16_t);
+__DEFINE_XEN_GUEST_HANDLE(uint32, uint32_t);
+__DEFINE_XEN_GUEST_HANDLE(uint64, uint64_t);
+DEFINE_XEN_GUEST_HANDLE(uint64_t);
+DEFINE_XEN_GUEST_HANDLE(xen_pfn_t);
+DEFINE_XEN_GUEST_HANDLE(xen_ulong_t);
 
 typedef uint16_t domid_t;
 typedef uint8_t xen_domain_handle_t[16]; /* a UUID */
@@ -77,7 +102,7 @@ struct mmuext_op {
     } arg1;
     union {
         unsigned int nr_ents;
-        XEN_GUEST_HANDLE(const void) vcpumask; /* bitmap of longs */
+        XEN_GUEST_HANDLE(const_void) vcpumask; /* bitmap of longs */
         xen_pfn_t src_mfn;
     } arg2;
 };
@@ -140,6 +165,7 @@ struct vcpu_time_info {
     uint8_t pad1[2];
 };
 typedef struct vcpu_time_info vcpu_time_info_t;
+DEFINE_XEN_GUEST_HANDLE(vcpu_time_info_t);
 XEN_ABI_SIZE(struct vcpu_time_info, 32);
 
 enum {
@@ -233,7 +259,7 @@ typedef struct { uint8_t a[16]; } xen_uuid_t;
 
 /* A bitmap of CPUs or nodes in a control call. */
 struct xenctl_bitmap {
-    XEN_GUEST_HANDLE_64(uint8_t) bitmap;
+    XEN_GUEST_HANDLE_64(uint8) bitmap;
     uint32_t nr_bits;
 };
 typedef struct xenctl_bitmap xenctl_bitmap_t;

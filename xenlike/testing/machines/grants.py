@@ -149,6 +149,8 @@ class GrantsRunner(MemoryRunner):
         active = self.grants.tables[g.id].active.get(ref)
         if active is not None and active.pinned:
             mfn = active.mfn                    # in use: a guest that swaps the frame now gets what it deserves
+        if mfn in self.unknown or (self.model.frame(mfn) and mfn in self.grants.tables[g.id].frames):
+            mfn = g.play[0]                     # arguments and grant entries lie there: not to be written by copies
         self.grants.write_entry(g.id, ref, flags, grantee, mfn)
         self._store(g, ref)
         self.compare("writing a grant")
@@ -304,13 +306,25 @@ class GrantsRunner(MemoryRunner):
         (source, src_domid), (dest, dest_domid) = sides
         row = {"source": source, "src_domid": src_domid, "src_offset": offsets[0], "dest": dest,
                "dest_domid": dest_domid, "dest_offset": offsets[1], "len": length, "flags": flags}
-        if dest == g.shared_info and not flags & DEST_GREF:
+        if self._is_xens(g, flags & SOURCE_GREF, src_domid, source) or \
+                self._is_xens(g, flags & DEST_GREF, dest_domid, dest):
             return
         rc, (out,) = self._grant_op(g, "copy", row)
         self.expect("copy", rc, 0)
         status = self.grants.copy(g.id, (source, src_domid, offsets[0]), (dest, dest_domid, offsets[1]), length, flags)
         self.expect(f"copy {row}", out["status"], status)
         self.compare("copy")
+
+    def _is_xens(self, g: MemoryGuest, by_ref: int, domid: int, where: int) -> bool:
+        """Would a copy read or write a frame whose contents are not the model's: shared_info, scratch, grants?"""
+        if by_ref:
+            table = self.grants.tables.get(domid)
+            if table is None or table.dead or where >= table.entries:
+                return False
+            active = table.active.get(where)
+            where = active.mfn if active and active.pinned else self.grants.read_entry(domid, where)[2]
+        frame = self.model.frame(where)
+        return where in self.unknown or (frame is not None and frame.special)
 
     def scribble(self, a: int, b: int, c: int, d: int) -> None:
         """A guest writes to one of its pages, so that copies have something to carry."""

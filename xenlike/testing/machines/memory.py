@@ -51,6 +51,7 @@ class MemoryRunner(Runner):
         super().__init__(driver)
         self.model = PageTypes(driver.nr_frames(), linear=driver.abi.linear_tables)
         self.guests: list[MemoryGuest] = []
+        self.unknown: set[int] = set()      # scratch frames: their contents are the machine's, and not in the model
 
     # --- taking over --------------------------------------------------------------------------------------------
 
@@ -82,6 +83,7 @@ class MemoryRunner(Runner):
             if where is None:
                 raise Mismatch(f"domain {domid}: scratch page {page} is not mapped writable")
             g.scratch_mfns.add(where[0].mfn)
+            self.unknown.add(where[0].mfn)
         self.guests.append(g)
         self.compare("creation")
         model.check()
@@ -139,11 +141,10 @@ class MemoryRunner(Runner):
         if wrong:
             raise Mismatch(f"step {self.steps}: after {what}, frame {mfn:#x} of domain {frame.owner} has " +
                            ", ".join(f"{key} {got}, not {value}" for key, (got, value) in wrong.items()))
-        if frame.refs and not frame.special and not self._is_scratch(mfn):
+        if not frame.refs:
+            self.unknown.discard(mfn)
+        elif not frame.special and mfn not in self.unknown:
             self._compare_contents(frame, what)
-
-    def _is_scratch(self, mfn: int) -> bool:
-        return any(mfn in g.scratch_mfns for g in self.guests)
 
     def _compare_contents(self, frame: Frame, what: str) -> None:
         data = self.driver.frame_read(frame.mfn, 0, PAGE_SIZE)

@@ -264,10 +264,10 @@ class PageTypesRunner(MemoryRunner):
 
     def clear_copy(self, a: int, b: int, c: int, d: int) -> None:
         g, vcpu = self._who(a)
-        dst = self._mfn(g, b)
-        if dst == g.shared_info or dst in g.scratch_mfns:
-            dst = g.play[0]
-        op = (16, dst, 0) if d & 1 else (17, dst, g.play[c % len(g.play)] if c < 240 else self._mfn(g, c | 246))
+        dst, src = self._mfn(g, b), g.play[c % len(g.play)] if c < 240 else self._mfn(g, c | 246)
+        if g.shared_info in (dst, src) or not self.unknown.isdisjoint((dst, src)):
+            return
+        op = (16, dst, 0) if d & 1 else (17, dst, src)
         self._mmuext(g, vcpu, op, foreigndom=self._domid(g, d))
 
     def map_foreign(self, a: int, b: int, c: int, d: int) -> None:

@@ -163,7 +163,8 @@ enum {
     do {                                                                                                               \
         RING_IDX old_ = (r)->sring->req_prod;                                                                          \
         RING_IDX new_ = (r)->req_prod_pvt;                                                                             \
-        RING_PUSH_REQUESTS(r);                                                                                         \
+        xen_wmb();                                                                                                     \
+        (r)->sring->req_prod = new_;                                                                                   \
         xen_mb();                                                                                                      \
         (notify) = (RING_IDX)(new_ - (r)->sring->req_event) < (RING_IDX)(new_ - old_);                                 \
     } while (0)
@@ -172,7 +173,8 @@ enum {
     do {                                                                                                               \
         RING_IDX old_ = (r)->sring->rsp_prod;                                                                          \
         RING_IDX new_ = (r)->rsp_prod_pvt;                                                                             \
-        RING_PUSH_RESPONSES(r);                                                                                        \
+        xen_wmb();                                                                                                     \
+        (r)->sring->rsp_prod = new_;                                                                                   \
         xen_mb();                                                                                                      \
         (notify) = (RING_IDX)(new_ - (r)->sring->rsp_event) < (RING_IDX)(new_ - old_);                                 \
     } while (0)

@@ -1,0 +1,248 @@
+"""The store against its model: any requests of several clients, any interleaving, same replies, same events, same tree.
+
+If this fails, `xenlike.store` and the protocol's text (`xenlike.testing.models.store`) disagree about some history of
+reads, writes, permissions, transactions, watches, deaths and quotas; Hypothesis prints the shortest it found.
+"""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from xenlike.store import Store, paths, tree, wire
+from xenlike.store.wire import Type
+from xenlike.testing.models.store import LETTERS, Refused, StoreModel
+
+#: Small, so that histories run into them.
+QUOTAS = {"nodes": 6, "watches": 3, "transactions": 2, "transaction-nodes": 9, "node-permissions": 3, "node-size": 12,
+          "path-max": 15}
+
+#: Who is there: (domain, privileged). Dom0 twice, a domain twice, to see that state is the connection's or the domain's.
+CAST = [(0, True), (0, True), (1, False), (1, False), (2, False)]
+
+names = st.sampled_from(["a", "b", "c"])
+relative = st.lists(names, min_size=1, max_size=3).map("/".join)
+absolute = st.one_of(
+    st.just("/"),
+    relative.map("/".__add__),
+    relative.map("/local/domain/1/".__add__),
+    st.sampled_from(["/local", "/local/domain", "/local/domain/1", "/local/domain/2"]),
+)
+node_paths = st.one_of(absolute, absolute, relative, st.sampled_from(["", "//", "/a/", "a//b", "/a b", "@a", "/longer-than-path-max"]))
+watch_paths = st.one_of(node_paths, st.sampled_from(
+    ["@introduceDomain", "@releaseDomain", "@releaseDomain/1", "@introduceDomain/2", "@other"]))
+values = st.sampled_from(["", "v", "w", "twelve-bytes", "more-than-twelve"])
+tokens = st.sampled_from(["s", "t"])
+depths = st.one_of(st.none(), st.none(), st.integers(0, 3))
+entries = st.tuples(st.sampled_from([0, 1, 2, 0x7FF5]), st.sampled_from([0, 1, 2, 3]))
+permissions = st.lists(entries, min_size=1, max_size=4)
+clients = st.integers(0, len(CAST) - 1)
+#: Which of its open transactions a client uses: none, the oldest, the next, or one that does not exist.
+transactions = st.sampled_from([None, None, 0, 0, 1, "bogus"])
+domids = st.sampled_from([1, 2])
+
+LETTER = {access: letter for letter, access in LETTERS.items()}
+
+
+def entry_text(perms) -> list[str]:
+    return [f"{LETTER[access]}{domid}" for domid, access in perms]
+
+
+class Side:
+    """A client on both sides."""
+
+    def __init__(self, store: Store, model: StoreModel, domid: int, privileged: bool) -> None:
+        self.conn = store.connect(domid, privileged=privileged)
+        self.model = model.connect(domid, privileged)
+        self.parser = wire.Parser()
+        self.req_id = 0
+
+    def take(self) -> tuple[list[wire.Message], list[tuple[str, str]]]:
+        """What waits on the wire: replies, and events."""
+        self.parser.feed(self.conn.take_output(1 << 24))
+        replies, events = [], []
+        while (message := self.parser.next()) is not None:
+            if message.type == Type.WATCH_EVENT:
+                path, token, _ = message.payload.decode().split("\0")
+                events.append((path, token))
+            else:
+                replies.append(message)
+        return replies, events
+
+
+class StoreMachine(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.store = Store()
+        self.model = StoreModel()
+        for name, value in {**QUOTAS, "outstanding": 0, "memory": 0}.items():
+            self.store.domains.set_quota(None, name, value)
+        self.model.quotas = dict(QUOTAS)
+        self.sides = [Side(self.store, self.model, domid, privileged) for domid, privileged in CAST]
+        for domid in (1, 2):
+            self.request(0, Type.MKDIR, lambda c: self.model.mkdir(c, f"/local/domain/{domid}"), f"/local/domain/{domid}")
+            self.give_home(domid)
+
+    def give_home(self, domid: int) -> None:
+        home, perms = f"/local/domain/{domid}", [(domid, 0)]
+        self.request(0, Type.SET_PERMS, lambda c: self.model.set_perms(c, home, perms), home, *entry_text(perms))
+
+    # One request on both sides.
+
+    def request(self, who: int, kind: Type, ask, *arguments: str, raw: str | None = None, tx: int = 0) -> None:
+        """`ask(model client)` answers what the reply to the request must be: None for OK, text, or `Refused`."""
+        side = self.sides[who]
+        try:
+            expected = ask(side.model)
+            expected = "OK\0" if expected is None else expected
+            expected_type = kind
+        except Refused as refused:
+            expected, expected_type = refused.name + "\0", Type.ERROR
+        side.req_id += 1
+        payload = "".join(argument + "\0" for argument in arguments) + (raw or "")
+        side.conn.feed(wire.pack(kind, side.req_id, tx, payload.encode()))
+        replies, events = side.take()
+        assert replies == [(expected_type, side.req_id, tx, expected.encode())]
+        assert events == self.model.take_events(side.model)
+
+    def tx(self, who: int, choice) -> int:
+        open_ = list(self.sides[who].model.transactions)
+        if choice == "bogus":
+            return 777
+        return open_[choice] if choice is not None and choice < len(open_) else 0
+
+    # Nodes.
+
+    @rule(who=clients, path=node_paths, choice=transactions)
+    def read(self, who, path, choice):
+        tx = self.tx(who, choice)
+        self.request(who, Type.READ, lambda c: self.model.read(c, path, tx), path, tx=tx)
+
+    @rule(who=clients, path=node_paths, choice=transactions)
+    def directory(self, who, path, choice):
+        tx = self.tx(who, choice)
+        listing = lambda c: "".join(name + "\0" for name in self.model.directory(c, path, tx))
+        self.request(who, Type.DIRECTORY, listing, path, tx=tx)
+
+    @rule(who=clients, path=watch_paths, choice=transactions)
+    def get_perms(self, who, path, choice):
+        tx = self.tx(who, choice)
+        answer = lambda c: "".join(entry + "\0" for entry in entry_text(self.model.get_perms(c, path, tx)))
+        self.request(who, Type.GET_PERMS, answer, path, tx=tx)
+
+    @rule(who=clients, path=node_paths, value=values, choice=transactions)
+    def write(self, who, path, value, choice):
+        tx = self.tx(who, choice)
+        self.request(who, Type.WRITE, lambda c: self.model.write(c, path, value, tx), path, raw=value, tx=tx)
+
+    @rule(who=clients, path=node_paths, choice=transactions)
+    def mkdir(self, who, path, choice):
+        tx = self.tx(who, choice)
+        self.request(who, Type.MKDIR, lambda c: self.model.mkdir(c, path, tx), path, tx=tx)
+
+    @rule(who=clients, path=node_paths, choice=transactions)
+    def rm(self, who, path, choice):
+        tx = self.tx(who, choice)
+        self.request(who, Type.RM, lambda c: self.model.rm(c, path, tx), path, tx=tx)
+
+    @rule(who=clients, path=watch_paths, perms=permissions, choice=transactions)
+    def set_perms(self, who, path, perms, choice):
+        tx = self.tx(who, choice)
+        ask = lambda c: self.model.set_perms(c, path, perms, tx)
+        self.request(who, Type.SET_PERMS, ask, path, *entry_text(perms), tx=tx)
+
+    # Transactions.
+
+    @rule(who=clients, choice=transactions)
+    def transaction_start(self, who, choice):
+        tx = self.tx(who, choice)
+        ask = lambda c: f"{self.model.transaction_start(c, tx)}\0"
+        self.request(who, Type.TRANSACTION_START, ask, "", tx=tx)
+
+    @rule(who=clients, choice=transactions, commit=st.sampled_from([True, True, True, False]))
+    def transaction_end(self, who, choice, commit):
+        tx = self.tx(who, choice)
+        ask = lambda c: self.model.transaction_end(c, commit, tx)
+        self.request(who, Type.TRANSACTION_END, ask, "T" if commit else "F", tx=tx)
+
+    # Watches.
+
+    @rule(who=clients, path=watch_paths, token=tokens, depth=depths)
+    def watch(self, who, path, token, depth):
+        arguments = [path, token] if depth is None else [path, token, str(depth)]
+        self.request(who, Type.WATCH, lambda c: self.model.watch(c, path, token, depth), *arguments)
+
+    @rule(who=clients, data=st.data(), path=watch_paths, token=tokens)
+    def unwatch(self, who, data, path, token):
+        mine = [w for w in self.model.watches if w.client is self.sides[who].model]
+        if mine and data.draw(st.booleans()):
+            watch = data.draw(st.sampled_from(mine))
+            path, token = watch.spelled, watch.token
+        self.request(who, Type.UNWATCH, lambda c: self.model.unwatch(c, path, token), path, token)
+
+    @rule(who=clients)
+    def reset_watches(self, who):
+        self.request(who, Type.RESET_WATCHES, lambda c: self.model.reset_watches(c), "")
+
+    @rule(who=clients)
+    def take_events(self, who):
+        """The others' events wait, and merge, until their receiver looks."""
+        side = self.sides[who]
+        assert side.take() == ([], self.model.take_events(side.model))
+
+    # Domains.
+
+    @rule(who=clients, domid=domids)
+    def introduce(self, who, domid):
+        self.request(who, Type.INTRODUCE, lambda c: self.model.introduce(c, domid), str(domid), "1", "1")
+
+    @rule(who=clients, domid=domids)
+    def is_domain_introduced(self, who, domid):
+        answer = lambda c: "T\0" if self.model.is_domain_introduced(c, domid) else "F\0"
+        self.request(who, Type.IS_DOMAIN_INTRODUCED, answer, str(domid))
+
+    @rule(who=clients, domid=domids, whose=domids)
+    def set_target(self, who, domid, whose):
+        self.request(who, Type.SET_TARGET, lambda c: self.model.set_target(c, domid, whose), str(domid), str(whose))
+
+    @rule(who=clients, domid=domids)
+    @precondition(lambda self: self.model.introduced)
+    def release(self, who, domid):
+        self.request(who, Type.RELEASE, lambda c: self.model.release(c, domid), str(domid))
+        self.come_back()
+
+    @rule(domid=domids)
+    def die(self, domid):
+        self.store.domain_died(domid)
+        self.model.domain_died(domid)
+        self.come_back()
+
+    def come_back(self) -> None:
+        """The dead domain's number is used again, by a domain with nothing."""
+        for who, (domid, privileged) in enumerate(CAST):
+            side = self.sides[who]
+            assert side.conn.closed == side.model.closed
+            if side.model.closed:
+                self.sides[who] = Side(self.store, self.model, domid, privileged)
+
+    # The whole.
+
+    @invariant()
+    def same_tree(self):
+        if not hasattr(self, "store"):
+            return
+        ours = {}
+        for where, node in tree.walk((), self.store.top):
+            if where:
+                ours[paths.join(where).decode()] = (node.value.decode(), node.perms)
+        assert ours == {path: (node.value, node.perms) for path, node in self.model.nodes.items()}
+
+    @invariant()
+    def books_agree(self):
+        if hasattr(self, "store"):
+            assert self.store.check() == []
+
+
+StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestStoreMachine = StoreMachine.TestCase

@@ -1,0 +1,461 @@
+"""Domains coming, going and dying, quotas, CONTROL: what keeps one guest from harming, or outliving, itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from xenlike.store import Hooks, Store, StoreError, wire
+from xenlike.store.wire import Type
+
+from storekit import OK, Client
+
+
+class Recorder(Hooks):
+    """Hooks that write down their calls, and refuse gfn 666."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def introduce(self, domid, gfn, port):
+        if gfn == 666:
+            raise StoreError("EINVAL", "no such frame")
+        self.calls.append(("introduce", domid, gfn, port))
+
+    def release(self, domid):
+        self.calls.append(("release", domid))
+
+    def resume(self, domid):
+        self.calls.append(("resume", domid))
+
+    def print(self, text):
+        self.calls.append(("print", text))
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store(Recorder())
+
+
+@pytest.fixture
+def dom0(store) -> Client:
+    client = Client(store, 0)
+    for domid in (b"5", b"6"):
+        client.mkdir(b"/local/domain/" + domid)
+        client.set_perms(b"/local/domain/" + domid, b"n" + domid)
+    return client
+
+
+@pytest.fixture
+def guest(store, dom0) -> Client:
+    return Client(store, 5)
+
+
+def quota(dom0: Client, name: bytes, value: int) -> None:
+    assert dom0.call(Type.SET_QUOTA, name, b"%d" % value) == OK
+
+
+# Introduction and release.
+
+
+def test_introduce_release_and_their_hooks(store, dom0):
+    """The toolstack's ring is attached by INTRODUCE, rebound by another, detached by RELEASE."""
+    introduced = lambda: dom0.call(Type.IS_DOMAIN_INTRODUCED, b"5")
+    assert introduced() == b"F\0"
+    assert dom0.call(Type.INTRODUCE, b"5", b"4096", b"1") == OK
+    assert introduced() == b"T\0"
+    assert dom0.call(Type.INTRODUCE, b"5", b"4096", b"9") == OK
+    assert dom0.call(Type.RELEASE, b"5") == OK
+    assert introduced() == b"F\0"
+    assert store.hooks.calls == [("introduce", 5, 4096, 1), ("introduce", 5, 4096, 9), ("release", 5)]
+    for kind in (Type.RELEASE, Type.RESUME):
+        assert dom0.call(kind, b"5") == b"!ENOENT"
+        assert dom0.call(kind, b"0") == b"!EINVAL"
+
+
+def test_refused_introduction_leaves_the_domain_out(store, dom0):
+    """When the ring cannot be attached the caller is told, and nobody hears of a domain that is not served."""
+    dom0.watch(b"@introduceDomain", b"t")
+    dom0.take_events()
+    assert dom0.call(Type.INTRODUCE, b"5", b"666", b"1") == b"!EINVAL"
+    assert dom0.call(Type.IS_DOMAIN_INTRODUCED, b"5") == b"F\0"
+    assert dom0.take_events() == []
+
+
+def test_introduced_again_begins_anew(store, dom0, guest):
+    """After a second INTRODUCE the guest's old watches, transactions and half messages are gone."""
+    dom0.call(Type.INTRODUCE, b"5", b"1", b"1")
+    guest.watch(b"a", b"t")
+    tx = guest.begin()
+    guest.take_events()
+    guest.conn.feed(b"\x02\0\0")
+    assert dom0.call(Type.INTRODUCE, b"5", b"1", b"2") == OK
+    dom0.write(b"/local/domain/5/a", b"v")
+    assert guest.take_events() == []
+    assert guest.read(b"a") == b"v"
+    assert guest.end(tx) == b"!ENOENT"
+
+
+def test_questions_about_domains(dom0, guest):
+    """GET_DOMAIN_PATH answers for any id, IS_DOMAIN_INTRODUCED anybody, as in 4.17."""
+    assert guest.call(Type.GET_DOMAIN_PATH, b"00007") == b"/local/domain/7\0"
+    assert guest.call(Type.IS_DOMAIN_INTRODUCED, b"0") == b"T\0"
+    assert guest.call(Type.IS_DOMAIN_INTRODUCED, b"32752") == b"T\0"
+    assert guest.call(Type.IS_DOMAIN_INTRODUCED, b"77") == b"F\0"
+
+
+def test_shutdown_is_told_once_until_resumed(store, dom0):
+    """@releaseDomain fires at a shutdown, not again for the same one, and again after RESUME."""
+    dom0.call(Type.INTRODUCE, b"5", b"1", b"1")
+    dom0.watch(b"@releaseDomain", b"t")
+    dom0.take_events()
+    fired = []
+    for step in (store.domain_shutdown, store.domain_shutdown, None, store.domain_shutdown):
+        if step is None:
+            assert dom0.call(Type.RESUME, b"5") == OK
+        else:
+            step(5)
+        fired.append(len(dom0.take_events()))
+    assert fired == [1, 0, 0, 1]
+    assert ("resume", 5) in store.hooks.calls
+
+
+def test_features(store, dom0, guest):
+    """Features are read by all, set by dom0, before introduction only."""
+    assert guest.call(Type.GET_FEATURE) == b"%d\0" % wire.FEATURES
+    assert dom0.call(Type.SET_FEATURE, b"5", b"2") == OK
+    assert dom0.call(Type.GET_FEATURE, b"5") == b"2\0"
+    assert guest.call(Type.GET_FEATURE) == b"2\0"
+    dom0.call(Type.INTRODUCE, b"5", b"1", b"1")
+    assert dom0.call(Type.SET_FEATURE, b"5", b"1") == b"!EBUSY"
+
+
+# Death.
+
+
+def test_death_removes_nodes_permissions_and_connections(store, dom0, guest):
+    """A new domain with an old number must find nothing of its predecessor's, neither nodes nor rights."""
+    dom0.call(Type.INTRODUCE, b"5", b"1", b"1")
+    guest.write(b"data/deep/x", b"v")
+    dom0.mkdir(b"/backend/vbd")
+    dom0.set_perms(b"/backend/vbd", b"n0", b"b5", b"r6")
+    guest.write(b"/backend/vbd/5", b"guest made this in another's directory")
+    dom0.write(b"/backend/vbd/5/dom0s", b"v")
+    guest.watch(b"data", b"t")
+    guest.begin()
+    watcher = Client(store, 0)
+    watcher.watch(b"/local/domain/5/data/deep/x", b"x")
+    watcher.watch(b"/backend", b"b")
+    watcher.watch(b"@releaseDomain", b"r")
+    watcher.take_events()
+    store.domain_died(5)
+    assert watcher.take_events() == [
+        (b"/local/domain/5/data/deep/x", b"x"), (b"/backend/vbd/5", b"b"), (b"@releaseDomain", b"r")
+    ]
+    assert dom0.read(b"/local/domain/5") == b"!ENOENT"
+    assert dom0.get_perms(b"/backend/vbd") == b"n0\0r6\0"
+    assert guest.conn.closed and not guest.conn.has_output
+    assert store.hooks.calls[-1] == ("release", 5)
+    assert store.check() == []
+    assert store.domains.get(5) is None
+    reborn = Client(store, 5)
+    assert reborn.read(b"/backend/vbd") == b"!EACCES"
+    assert store.domains.record(5).usage.nodes == 0
+
+
+def test_death_takes_root_and_specials_from_the_dead_but_keeps_them(store, dom0):
+    """"/" or a special that was given to a guest survives the guest, as dom0's."""
+    dom0.set_perms(b"/", b"r5")
+    dom0.set_perms(b"@releaseDomain", b"n5")
+    store.domain_died(5)
+    assert dom0.get_perms(b"/") == b"r0\0"
+    assert dom0.get_perms(b"@releaseDomain") == b"n0\0"
+    assert dom0.ls(b"/local/domain") == b"6\0"
+    assert store.check() == []
+
+
+def test_death_conflicts_with_transactions_that_used_its_nodes(store, dom0, guest):
+    """A transaction begun before must not bring a dead domain's nodes or rights back."""
+    guest.write(b"x", b"v")
+    dom0.write(b"/shared", b"v")
+    dom0.set_perms(b"/shared", b"n0", b"b5")
+    tx, ty = dom0.begin(), dom0.begin()
+    dom0.write(b"/local/domain/5/x", b"w", tx)
+    dom0.write(b"/shared", b"w", ty)
+    store.domain_died(5)
+    assert dom0.end(tx) == b"!EAGAIN"
+    assert dom0.end(ty) == b"!EAGAIN"
+    assert dom0.get_perms(b"/shared") == b"n0\0"
+
+
+def test_domain_that_was_never_seen_may_die(store, dom0):
+    """The toolstack reports every death; for one without xenstore only the event is left."""
+    dom0.watch(b"@releaseDomain", b"t")
+    dom0.take_events()
+    store.domain_died(99)
+    assert dom0.take_events() == [(b"@releaseDomain", b"t")]
+    assert store.check() == []
+    with pytest.raises(ValueError):
+        store.domain_died(0)
+
+
+# Quotas.
+
+
+def test_node_quota(store, dom0, guest):
+    """A guest may own so many nodes; implied parents count; removing makes room; dom0 is not held."""
+    quota(dom0, b"nodes", 5)  # the home is one
+    assert guest.write(b"a/b/c", b"v") == OK
+    assert guest.write(b"d/e", b"v") == b"!ENOSPC"
+    assert guest.write(b"d", b"v") == OK
+    assert guest.mkdir(b"e") == b"!ENOSPC"
+    assert guest.write(b"a/b/c", b"more") == OK
+    assert guest.rm(b"a") == OK
+    assert guest.mkdir(b"e/f/g") == OK
+    assert dom0.mkdir(b"/local/domain/5/x/y/z") == OK
+    assert guest.mkdir(b"h") == b"!ENOSPC"
+    assert store.check() == []
+
+
+def test_node_quota_in_transactions(store, dom0, guest):
+    """A transaction cannot get round the quota, alone or two together."""
+    quota(dom0, b"nodes", 3)
+    tx = guest.begin()
+    assert guest.mkdir(b"a/b", tx) == OK
+    assert guest.mkdir(b"a/c", tx) == b"!ENOSPC"
+    assert guest.rm(b"a/b", tx) == OK
+    assert guest.mkdir(b"a/c", tx) == OK
+    dom0.mkdir(b"/shared/one")
+    dom0.set_perms(b"/shared/one", b"b0")
+    other = guest.begin()
+    assert guest.mkdir(b"/shared/one/x", other) == OK
+    assert guest.end(tx) == OK
+    assert guest.end(other) == b"!ENOSPC"
+    assert guest.ls(b"/shared/one") == b""
+    assert store.check() == []
+
+
+def test_node_size_quota(dom0, guest):
+    """Value and child names together are bounded; the bound is inclusive; dom0 writes what it likes."""
+    assert guest.write(b"v", b"x" * 2048) == OK
+    assert guest.write(b"v", b"x" * 2049) == b"!ENOSPC"
+    assert guest.write(b"new", b"x" * 2049) == b"!ENOSPC"
+    assert guest.mkdir(b"v/c") == b"!ENOSPC"
+    assert guest.write(b"v", b"x" * 2046) == OK
+    assert guest.mkdir(b"v/c") == OK
+    assert guest.write(b"v", b"x" * 2047) == b"!ENOSPC"
+    assert dom0.write(b"/local/domain/5/v", b"x" * 4000) == OK
+    assert guest.read(b"v") == b"x" * 4000
+    assert guest.write(b"v", b"x" * 2046) == OK
+
+
+def test_watch_transaction_and_permission_quotas(store, dom0, guest):
+    """Each of these tables is bounded for a guest, with ENOSPC, and given back."""
+    for i in range(128):
+        assert guest.watch(b"w", b"%d" % i) == OK
+        guest.take_events()
+    assert guest.watch(b"w", b"x") == b"!ENOSPC"
+    assert guest.unwatch(b"w", b"0") == OK
+    assert guest.watch(b"w", b"x") == OK
+    ids = [guest.begin() for _ in range(10)]
+    assert guest.call(Type.TRANSACTION_START, b"") == b"!ENOSPC"
+    assert guest.end(ids[0], b"F") == OK
+    guest.begin()
+    guest.mkdir(b"p")
+    assert guest.set_perms(b"p", b"n5", *[b"r6"] * 4) == OK
+    assert guest.set_perms(b"p", b"n5", *[b"r6"] * 5) == b"!ENOSPC"
+    assert dom0.set_perms(b"/local/domain/5/p", b"n5", *[b"r6"] * 50) == OK
+    for i in range(200):
+        assert dom0.watch(b"/w", b"%d" % i) == OK
+    assert store.check() == []
+
+
+def test_path_quota(dom0, guest):
+    """The part below the home counts, however the path is spelled."""
+    quota(dom0, b"path-max", 10)
+    assert guest.mkdir(b"x" * 10) == OK
+    assert guest.mkdir(b"x" * 11) == b"!EINVAL"
+    assert guest.mkdir(b"/local/domain/5/" + b"y" * 10) == OK
+    assert guest.mkdir(b"/local/domain/5/" + b"y" * 11) == b"!EINVAL"
+    assert dom0.mkdir(b"/" + b"x" * 100) == OK
+
+
+def test_transaction_nodes_quota_fails_the_transaction(dom0, guest):
+    """A transaction that would use too many nodes stops there, and cannot be committed in part."""
+    quota(dom0, b"transaction-nodes", 4)
+    tx = guest.begin()
+    for name in (b"a", b"b", b"c"):
+        assert guest.read(name, tx).startswith(b"!ENOENT")
+    assert guest.read(b"d", tx) == b"!ENOSPC"
+    assert guest.end(tx) == b"!ENOMEM"
+    tx = guest.begin()
+    assert guest.mkdir(b"a", tx) == OK
+    assert guest.end(tx) == OK
+
+
+def test_memory_quota(store, dom0, guest):
+    """Nodes, watches and open transactions of a guest together stay below the memory quota."""
+    quota(dom0, b"memory", 10_000)
+    results = [guest.write(b"n%d" % i, b"x" * 1000) for i in range(12)]
+    full = results.index(b"!ENOSPC")
+    assert 7 <= full <= 9
+    assert set(results[full:]) == {b"!ENOSPC"}
+    assert store.domains.record(5).usage.memory <= 10_000
+    assert guest.watch(b"w", b"t" * 1500) == b"!ENOSPC"
+    tx = guest.begin()
+    assert guest.write(b"n0", b"y" * 2048, tx) == b"!ENOSPC"
+    assert guest.write(b"n0", b"y" * 10, tx) == OK
+    assert guest.end(tx, b"F") == OK
+    assert guest.rm(b"n0") == OK
+    assert guest.write(b"again", b"x" * 900) == OK
+    assert store.check() == []
+
+
+def test_zero_switches_a_quota_off_and_domains_may_have_their_own(dom0, store, guest):
+    """0 means no limit; a domain's own value hides the global one, which others go on following."""
+    quota(dom0, b"nodes", 2)
+    assert dom0.call(Type.SET_QUOTA, b"5", b"nodes", b"0") == OK
+    quota(dom0, b"nodes", 1)
+    assert dom0.call(Type.GET_QUOTA, b"5", b"nodes") == b"0\0"
+    assert dom0.call(Type.GET_QUOTA, b"6", b"nodes") == b"1\0"
+    assert dom0.call(Type.GET_QUOTA, b"nodes") == b"1\0"
+    assert guest.mkdir(b"a/b/c/d") == OK
+    assert Client(store, 6).mkdir(b"a") == b"!ENOSPC"
+    assert dom0.call(Type.GET_QUOTA).rstrip(b"\0").split()[:3] == [b"nodes", b"watches", b"outstanding"]
+
+
+# Stalling.
+
+
+def test_guest_that_does_not_take_replies_is_stalled(store, dom0, guest):
+    """At most 20 requests are outstanding; the rest waits, in order, and goes on as replies are taken."""
+    for i in range(50):
+        guest.send(Type.WRITE, b"x\0%d" % i)
+    assert guest.conn.stalled and not guest.conn.accepts_input()
+    assert store.domains.record(5).usage.outstanding == 20
+    assert dom0.read(b"/local/domain/5/x") == b"19"
+    assert dom0.write(b"/elsewhere", b"v") == OK
+    replies = []
+    while got := guest.receive():
+        replies += got
+    assert [m.req_id for m in replies] == list(range(1, 51))
+    assert dom0.read(b"/local/domain/5/x") == b"49"
+    assert not guest.conn.stalled and guest.conn.accepts_input()
+    assert store.domains.record(5).usage.outstanding == 0
+
+
+def test_events_that_others_do_not_take_stall_their_cause(store, dom0, guest):
+    """A guest that floods a slow reader with events is held until the reader reads; others are not."""
+    slow = Client(store, 6)
+    dom0.set_perms(b"/local/domain/5", b"r5")
+    slow.watch(b"/local/domain/5", b"t")
+    slow.take_events()
+    for i in range(30):
+        guest.send(Type.WRITE, b"n%d\0v" % i)
+        guest.receive()
+    assert guest.conn.stalled
+    assert dom0.read(b"/local/domain/5/n19") == b"v"
+    assert dom0.read(b"/local/domain/5/n20") == b"!ENOENT"
+    woken = []
+    guest.conn.on_wake = lambda: (woken.append(1), guest.conn.process())
+    assert len(slow.take_events()) == 20
+    assert woken and len(slow.take_events()) == 10
+    assert dom0.read(b"/local/domain/5/n29") == b"v"
+    assert store.check() == []
+
+
+def test_ticks_free_the_victim_of_a_reader_that_never_reads(store, dom0, guest):
+    """A malicious watcher must not be able to stop another guest for good."""
+    dead = Client(store, 6)
+    dom0.set_perms(b"/local/domain/5", b"r5")
+    dead.watch(b"/local/domain/5", b"t")
+    for i in range(25):
+        guest.send(Type.WRITE, b"n%d\0v" % i)
+        guest.receive()
+    assert guest.conn.stalled
+    store.tick()
+    assert guest.conn.stalled
+    store.tick()
+    guest.receive()
+    assert dom0.read(b"/local/domain/5/n24") == b"v"
+    assert dead.conn.has_output
+    store.tick(), store.tick()
+    dead.take_events()
+    assert store.domains.record(5).usage.outstanding == 0
+
+
+def test_closing_a_slow_reader_frees_its_causes(store, dom0, guest):
+    """When the reader dies its unread events are nobody's any more."""
+    slow = Client(store, 6)
+    dom0.set_perms(b"/local/domain/5", b"r5")
+    slow.watch(b"/local/domain/5", b"t")
+    for i in range(25):
+        guest.send(Type.WRITE, b"n%d\0v" % i)
+        guest.receive()
+    assert guest.conn.stalled
+    store.domain_died(6)
+    guest.receive()
+    assert dom0.read(b"/local/domain/5/n24") == b"v"
+
+
+def test_event_flood_is_bounded_by_the_readers_memory_quota(store, dom0):
+    """dom0 may cause any number of different events; a guest that does not read them loses the excess, no more."""
+    quota(dom0, b"memory", 5000)
+    guest = Client(store, 5)
+    guest.watch(b"d", b"t")
+    for i in range(1000):
+        dom0.write(b"/local/domain/5/d", b"")
+        dom0.write(b"/x", b"")
+        dom0.mkdir(b"/y/%d" % i)
+    dom0.set_perms(b"/y", b"r0")
+    guest.watch(b"/y", b"u")
+    for i in range(1000):
+        dom0.write(b"/y/%d" % i, b"v")
+    assert guest.conn.output_bytes <= 5100
+    assert store.counters["events_dropped"] > 0
+    guest.receive()
+    guest.receive()
+    assert guest.read(b"/y") == b""
+    assert store.check() == []
+
+
+# CONTROL and statistics.
+
+
+def test_control_commands(store, dom0, guest):
+    """Operators' tools: each command answers, an unknown one is refused."""
+    text = dom0.call(Type.CONTROL, b"help").decode()
+    for command in ("check", "help", "memreport", "print", "quota", "quota-soft"):
+        assert command in text
+    assert dom0.call(Type.CONTROL, b"check") == b"OK\0"
+    guest.mkdir(b"a")
+    assert b"nodes               :     1000" in dom0.call(Type.CONTROL, b"quota")
+    assert dom0.call(Type.CONTROL, b"quota", b"set", b"nodes", b"2") == b"OK\0"
+    assert guest.mkdir(b"b") == b"!ENOSPC"
+    assert dom0.call(Type.CONTROL, b"quota", b"5").startswith(b"nodes               :        2 of 2\n")
+    assert dom0.call(Type.CONTROL, b"quota-soft", b"set", b"memory", b"1") == b"OK\0"
+    assert b"over soft-memory" in dom0.call(Type.CONTROL, b"memreport")
+    assert dom0.call(Type.CONTROL, b"print", b"hello") == b"OK\0"
+    assert store.hooks.calls[-1] == ("print", "hello")
+    assert dom0.call(Type.CONTROL, b"print") == b"!EINVAL"
+    assert dom0.call(Type.CONTROL, b"help", b"me") == b"!EINVAL"
+    assert dom0.call(Type.CONTROL, b"quota", b"77") == b"!ENOENT"
+
+
+def test_check_finds_a_cooked_book(store, dom0, guest):
+    """`check` must be able to fail, or it says nothing."""
+    guest.mkdir(b"a")
+    store.domains.record(5).usage.nodes += 1
+    assert b"domain 5" in dom0.call(Type.CONTROL, b"check")
+
+
+def test_statistics_count(store, dom0):
+    """A snapshot does not change afterwards, and counts what happened."""
+    before = store.statistics()
+    dom0.write(b"/s", b"v")
+    dom0.read(b"/missing")
+    after = store.statistics()
+    assert after.counters["requests"] - before.counters["requests"] == 2
+    assert after.counters["errors"] - before.counters["errors"] == 1
+    assert after.nodes - before.nodes == 1
+    with pytest.raises(TypeError):
+        after.counters["requests"] = 0
