@@ -87,7 +87,7 @@ struct pcpu {
 };
 
 /* Lays out pCPUs and run queues: with the virtual clock one pCPU; with the real one the lane's and nr_threads more. Sets
- * h->nr_pcpus (the lane's included) and h->sched. -EINVAL: not 1..63 threads. */
+ * h->nr_pcpus (the lane's included) and h->sched. -EINVAL: not 1..63 threads; -ENOMEM. */
 int sched_init(struct host *h, u32 nr_threads);
 int sched_start(struct host *h);                /* real clock: starts the pCPU threads. -EAGAIN: the system has none left */
 void sched_stop(struct host *h);                /* stops and joins them; may be started again */

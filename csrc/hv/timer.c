@@ -11,7 +11,7 @@
 
 #include "hv/host.h"
 
-enum { FIRST_CAPACITY = 126 };          /* with the unused slot 0: nearly one 1 KiB block of the arena */
+enum { FIRST_CAPACITY = 127 };          /* with the unused slot 0: one 1 KiB block of the arena */
 
 static bool earlier(const struct timer *a, const struct timer *b)
 {
@@ -48,12 +48,9 @@ static void note_earliest(struct timer_heap *th)
     store_release(th->earliest, th->count ? th->slot[1]->expires : NEVER);
 }
 
-/* The heap's array with room for one more. */
-static bool make_room(struct host *h, struct timer_heap *th)
+/* [lock] Makes the array longer. The old one's contents move. */
+static bool resize(struct host *h, struct timer_heap *th, u32 capacity)
 {
-    if (th->count < th->capacity)
-        return true;
-    u32 capacity = th->capacity ? 2 * th->capacity + 1 : FIRST_CAPACITY;
     struct timer **slot = arena_alloc(&h->arena, (capacity + 1) * sizeof *slot);
     if (!slot)
         return false;
@@ -64,6 +61,11 @@ static bool make_room(struct host *h, struct timer_heap *th)
     th->slot = slot;
     th->capacity = capacity;
     return true;
+}
+
+static inline bool make_room(struct host *h, struct timer_heap *th)
+{
+    return th->count < th->capacity || resize(h, th, 2 * th->capacity + 1);
 }
 
 static void heap_remove(struct timer_heap *th, struct timer *t)
@@ -93,9 +95,11 @@ static struct timer_heap *lock_heap_of(struct host *h, struct timer *t)
     }
 }
 
-void timers_init(struct host *h, unsigned pcpu)
+int timers_init(struct host *h, unsigned pcpu)
 {
-    h->pcpu[pcpu].timers = (struct timer_heap){ .earliest = NEVER };
+    struct timer_heap *th = &h->pcpu[pcpu].timers;
+    *th = (struct timer_heap){ .earliest = NEVER };
+    return resize(h, th, FIRST_CAPACITY) ? 0 : -XEN_ENOMEM;
 }
 
 void timer_init(struct timer *t, timer_fn *fn, void *data)

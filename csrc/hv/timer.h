@@ -33,8 +33,8 @@ struct timer_heap {
     struct timer *running;      /* whose expiry function runs now. Written under the lock, read without */
 };
 
-/* Makes the heap of `pcpu` empty. */
-void timers_init(struct host *h, unsigned pcpu);
+/* Makes the heap of `pcpu` empty. 0 or -ENOMEM. */
+int timers_init(struct host *h, unsigned pcpu);
 
 /* fn(h, t) will run when t is due; data is the caller's. Not to be called on a timer that is set. */
 void timer_init(struct timer *t, timer_fn *fn, void *data);

@@ -67,9 +67,9 @@ class Window:
 
     def __init__(self, host: BlockHost, domid: int, mfn: int) -> None:
         self._host, self._mfn = host, mfn
-        ptr = lib.xl_window_open(host.ptr, domid, mfn)
-        assert ptr != ffi.NULL, f"frame {mfn:#x} cannot be opened"
-        self.view = memoryview(ffi.buffer(ptr, PAGE))
+        self.ptr = lib.xl_window_open(host.ptr, domid, mfn)
+        assert self.ptr != ffi.NULL, f"frame {mfn:#x} cannot be opened"
+        self.view = memoryview(ffi.buffer(self.ptr, PAGE))
 
     def close(self) -> None:
         lib.xl_window_close(self._host.ptr, self._mfn)
@@ -128,8 +128,9 @@ class BlockGuest(CoreGuest):
             return bytearray(self.ring_pages * PAGE)
         first = self.mfns[1]
         assert self.mfns[1:1 + self.ring_pages] == list(range(first, first + self.ring_pages)), "frames are no neighbours"
-        pages = [self.page(1 + n) for n in range(self.ring_pages)]
-        return memoryview(ffi.buffer(ffi.from_buffer(pages[0]), self.ring_pages * PAGE))
+        for n in range(self.ring_pages):
+            self.page(1 + n)
+        return memoryview(ffi.buffer(self._windows[1].ptr, self.ring_pages * PAGE))
 
     def sync(self, *, out: bool) -> None:
         """Scattered rings: copies the buffer to the pages or back. Nothing else runs meanwhile (virtual clock)."""

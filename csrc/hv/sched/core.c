@@ -110,7 +110,7 @@ static void rest(struct host *h, struct pcpu *p, struct sched_unit *u, u64 now)
     if (p->current == u)
         p->current = NULL;
 
-    u32 flags = read_once(v->pause_flags);
+    u32 flags = load_acquire(v->pause_flags);   /* and what was done for v before it was unpaused */
     vcpu_runstate_change(v, vcpu_rest_state(flags), now);
     if (flags == 0)
         enqueue(h, u, now, false);

@@ -271,7 +271,9 @@ int sched_init(struct host *h, u32 nr_threads)
     queue_init(&h->queues[1], 1, (u16)threads);
     for (unsigned id = 0; id < h->nr_pcpus; id++) {
         h->pcpu[id] = (struct pcpu){ .id = (u16)id, .threaded = id > 0, .queue = &h->queues[id > 0], .stop_at = NEVER };
-        timers_init(h, id);
+        int rc = timers_init(h, id);
+        if (rc)
+            return rc;
     }
     return 0;
 }

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from ..models import grants as spec
 from ..models.abi import DOMID_SELF, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, PAGE_SHIFT, PAGE_SIZE
 from ..models.frames import L1, NO_MFN, PRESENT, RW, WRITABLE
-from ..models.grants import (APPLICATION_MAP, CONTAINS_PTE, DEST_GREF, DEVICE_MAP, HOST_MAP, MAP_READONLY, PERMIT_ACCESS,
-                             READONLY, SOURCE_GREF, SUB_PAGE)
+from ..models.grants import (APPLICATION_MAP, CONTAINS_PTE, DEST_GREF, DEVICE_MAP, HOST_MAP, MAP_READONLY,
+                             PERMIT_ACCESS, READONLY, SOURCE_GREF, SUB_PAGE)
 from . import base, layouts
 from .base import BAD_POINTERS, NOBODY
 from .driver import Driver, Mismatch
@@ -114,7 +114,8 @@ class GrantsRunner(MemoryRunner):
             return g.play[b % 8]
         if b < 235:
             return self._who(self.guests.index(g) + 1).play[b % 8]
-        return (g.boot_tables[b % len(g.boot_tables)], g.shared_info, self.driver.nr_frames() + 5, NO_MFN & 0xFFFFFFFF)[b & 3]
+        return (g.boot_tables[b % len(g.boot_tables)], g.shared_info, self.driver.nr_frames() + 5,
+                NO_MFN & 0xFFFFFFFF)[b & 3]
 
     def _address(self, g: MemoryGuest, b: int, flags: int) -> int:
         """Where to map: one of eight addresses, or the machine address of the entry for it."""
@@ -425,7 +426,8 @@ class GrantsRunner(MemoryRunner):
         cmd, bad = b % len(GNTTABOP), BAD_POINTERS[c % len(BAD_POINTERS)]
         args, want = (((cmd, bad, 1), -EFAULT), ((cmd, g.scratch, 0x80000000), -EINVAL),
                       ((13 + d, g.scratch, 1), -ENOSYS), ((cmd | 1 << 12, g.scratch, 1), -EINVAL),
-                      ((2, g.scratch, 2), -EINVAL), ((6, g.scratch, 0), -EINVAL), ((0, bad, 0x7FFFFFFF), -EFAULT))[d % 7]
+                      ((2, g.scratch, 2), -EINVAL), ((6, g.scratch, 0), -EINVAL),
+                      ((0, bad, 0x7FFFFFFF), -EFAULT))[d % 7]
         rc = self.driver.hypercall(g.id, 0, HYPERCALL_GRANT_TABLE_OP, args)
         # What is not offered may say so before it looks at anything.
         if GNTTABOP[cmd] in ("transfer", "cache_flush") and rc in (-EOPNOTSUPP, -ENOSYS):

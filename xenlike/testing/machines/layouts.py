@@ -6,6 +6,7 @@ rather than read from the C headers, because these tests judge what was built fr
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 
@@ -13,13 +14,16 @@ from collections.abc import Mapping
 class Layout:
     """A structure: `fields` in order, `fmt` in struct's notation with padding written out (little endian, packed)."""
 
-    __slots__ = ("name", "fields", "struct", "size")
+    __slots__ = ("name", "fields", "widths", "signed", "struct", "size")
 
     def __init__(self, name: str, fmt: str, fields: str) -> None:
         self.name = name
         self.fields = tuple(fields.split())
         self.struct = struct.Struct("<" + fmt)
         self.size = self.struct.size
+        codes = "".join(code * int(count or 1) for count, code in re.findall(r"(\d*)([a-zA-Z])", fmt) if code != "x")
+        self.widths = tuple(8 * struct.calcsize("<" + code) for code in codes)      # bits of each field
+        self.signed = tuple(code.islower() for code in codes)
 
     def pack(self, **values: int) -> bytes:
         """The bytes of the structure; a field not named is 0."""

@@ -1,8 +1,8 @@
 """Page tables and memory reservations: random and hostile histories, checked against `models.pagetypes`.
 
 Guests write entries into their pages, unmap pages so that they may become page tables, pin them, link them, switch to
-them, and give frames back, in any order and mostly wrongly. After every step the counts, types, M2P entries and contents
-of every frame the model touched are compared; at the end all of them, and then nothing may be left.
+them, and give frames back, in any order and mostly wrongly. After every step the counts, types, M2P entries and
+contents of every frame the model touched are compared; at the end all of them, and then nothing may be left.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..models.abi import DOMID_IO, DOMID_SELF, EFAULT, EINVAL, ENOSYS, PAGE_SHIFT, PAGE_SIZE, U64
-from ..models.frames import (ACCESSED, DIRTY, GLOBAL, GUEST_KERNEL, L1, NO_MFN, NX, PAT_PSE, PCD, PRESENT, PWT, RW, USER,
-                             WRITABLE)
+from ..models.abi import DOMID_IO, DOMID_SELF, EFAULT, EINVAL, ENOSYS, PAGE_SHIFT
+from ..models.frames import (ACCESSED, DIRTY, GLOBAL, GUEST_KERNEL, L1, NO_MFN, NX, PAT_PSE, PCD, PRESENT, PWT, RW,
+                             USER, WRITABLE)
 from . import base, layouts
 from .base import BAD_POINTERS, NOBODY
 from .driver import Driver, Mismatch
 from .layouts import LAYOUTS
-from .memory import TABLES, MemoryGuest, MemoryRunner
+from .memory import MemoryGuest, MemoryRunner
 
 if TYPE_CHECKING:
     from hypothesis.stateful import RuleBasedStateMachine
@@ -32,8 +32,8 @@ OPERATIONS: dict[str, int] = {
 }
 FLAGS = (PRESENT | RW | USER | ACCESSED | DIRTY, PRESENT | RW, PRESENT, PRESENT | USER, PRESENT | RW | USER,
          PRESENT | RW | ACCESSED, PRESENT | NX, PRESENT | RW | NX | 7 << 9, PRESENT | GUEST_KERNEL | USER,
-         PRESENT | GLOBAL, PRESENT | PAT_PSE | RW, PRESENT | PWT, PRESENT | PCD | RW, PRESENT | 1 << 61, 0, 0, DIRTY | RW,
-         PRESENT | USER | ACCESSED)
+         PRESENT | GLOBAL, PRESENT | PAT_PSE | RW, PRESENT | PWT, PRESENT | PCD | RW, PRESENT | 1 << 61, 0, 0,
+         DIRTY | RW, PRESENT | USER | ACCESSED)
 SLOTS = (0, 1, 2, 255, 256, 271, 272, 511)
 _REQUEST, _OP = LAYOUTS["mmu_update"].struct, LAYOUTS["mmuext_op"].struct
 _DONE, _LIST = 3072, 2048                   # offsets in the scratch pages
@@ -281,10 +281,10 @@ class PageTypesRunner(MemoryRunner):
     # --- reservations -------------------------------------------------------------------------------------------
 
     def _reserve(self, g: MemoryGuest, vcpu: int, op: int, values: list[int], *, order: int = 0,
-                 domid: int = DOMID_SELF, flags: int = 0, start: int = 0, count: int | None = None) -> tuple[int, list[int]]:
+                 domid: int = DOMID_SELF, flags: int = 0, start: int = 0) -> tuple[int, list[int]]:
         extents = g.write(_LIST, struct.pack(f"<{len(values)}Q", *values))
         arg = g.write(0, LAYOUTS["xen_memory_reservation"].struct.pack(
-            extents, len(values) if count is None else count, order, flags, domid))
+            extents, len(values), order, flags, domid))
         rc = self.driver.hypercall(g.id, vcpu, layouts.HYPERCALL_MEMORY_OP, (op | start << 6, arg))
         return rc, list(struct.unpack(f"<{len(values)}Q", g.read(_LIST, 8 * len(values))))
 
