@@ -24,7 +24,7 @@ struct host;
 struct domain_config { s32 domid; u32 nr_vcpus, max_pages, backend, max_evtchn_port, max_grant_frames, max_maptrack_frames, weight;
                        u8 uuid[16]; u8 privileged; ...; };
 /* What Python looks at after each hypercall; cffi finds the offsets. */
-struct vcpu { u32 exit_work; u32 pause_flags; u64 burn_ns; ...; };
+struct vcpu { u32 exit_work; u32 pause_flags; u32 cr3_mfn, user_cr3_mfn; u64 burn_ns; ...; };
 static const s64 HYPERCALL_COLD;
 #endif
 

@@ -164,11 +164,10 @@ class Dom0(Guest):
         if served is not None and served.console is not None:
             served.console.service()
 
-    def send_console(self, domid: int, data: bytes) -> None:
-        """Input for a domain's console."""
+    def send_console(self, domid: int, data: bytes) -> int:
+        """Input for a domain's console. Returns how many bytes do not fit its ring yet."""
         served = self._served.get(domid)
-        if served is not None and served.console is not None:
-            served.console.send(data)
+        return served.console.send(data) if served is not None and served.console is not None else 0
 
     def abandon(self, domid: int) -> None:
         """Lets go of everything of a domain that is about to be destroyed."""

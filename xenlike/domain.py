@@ -91,7 +91,7 @@ class Console:
             return compiled.search(self.log.since(self._seen).decode(errors="replace"))
 
         if not self._domain.host.wait_until(lambda: find() is not None or self._domain.ended, timeout=timeout) or find() is None:
-            why = f"domain ended ({self._domain.result})" if self._domain.ended else f"{timeout} s passed"
+            why = f"domain ended ({self._domain._result})" if self._domain.ended else f"{timeout} s passed"
             raise WaitTimeout(f"console of {self._domain}: {pattern!r} did not come before {why}; the text was:\n"
                               + self.log.since(self._seen).decode(errors="replace"))
         match = find()
@@ -100,10 +100,10 @@ class Console:
         self._seen = start + len(self.log.since(start).decode(errors="replace")[:match.end()].encode())
         return match
 
-    def send(self, text: str | bytes) -> None:
-        """Input for the guest."""
+    def send(self, text: str | bytes) -> int:
+        """Input for the guest. Returns how many bytes wait here because the guest's ring is full: who sends much waits for 0."""
         data = text.encode() if isinstance(text, str) else text
-        self._domain.host.lane.call(lambda: self._domain.host.dom0.send_console(self._domain.domid, data))
+        return self._domain.host.lane.call(lambda: self._domain.host.dom0.send_console(self._domain.domid, data))
 
 
 class Domain:
@@ -115,7 +115,8 @@ class Domain:
         self.config = config
         self.name = config.name
         self.console = Console(self, log)
-        self.result: ShutdownInfo | None = None
+        self._result: ShutdownInfo | None = None
+        self.looked_at = False          # somebody has read the result
         self.traceback = ""
         self.guest: Any = None
         self.program_vcpus: list[Any] = []
@@ -125,14 +126,26 @@ class Domain:
     @property
     def ended(self) -> bool:
         """It shut down, crashed or was destroyed."""
-        return self.result is not None
+        return self._result is not None
+
+    @property
+    def result(self) -> ShutdownInfo | None:
+        """How it ended; None while it runs. Reading it counts as having looked: the pytest fixture reports crashes at which
+        nobody did."""
+        self.looked_at = self.looked_at or self._result is not None
+        return self._result
+
+    @result.setter
+    def result(self, info: ShutdownInfo) -> None:
+        self._result = info
 
     def wait(self, timeout: float | None = None) -> ShutdownInfo:
         """Waits for the domain's end and says how it ended. Raises WaitTimeout after ``timeout`` seconds."""
         if not self.host.wait_until(lambda: self.ended, timeout=timeout):
             raise WaitTimeout(f"{self} still runs after {timeout} s")
-        assert self.result is not None
-        return self.result
+        result = self.result
+        assert result is not None
+        return result
 
     def pause(self) -> None:
         """Stops its vCPUs until ``unpause``. Raises XenError."""
@@ -176,7 +189,7 @@ class Domain:
         self._final = self._statistics()
 
     def __repr__(self) -> str:
-        return f"<domain {self.domid} {self.name!r}{' ' + self.result.reason if self.result else ''}>"
+        return f"<domain {self.domid} {self.name!r}{' ' + self._result.reason if self._result else ''}>"
 
 
 def sleep_until(condition: Any, deadline: float, event: threading.Condition) -> bool:

@@ -6,6 +6,7 @@ Called by: everything in ``xenlike`` and ``guest_sdk`` that reaches the hypervis
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 try:
@@ -22,8 +23,7 @@ __all__ = ["ERRNO_NAMES", "NR", "XenError", "ffi", "lib", "check", "errno_name",
 ERRNO_NAMES: dict[int, str] = {
     getattr(lib, name): name.removeprefix("XEN_")
     for name in dir(lib)
-    if name.startswith("XEN_E") and isinstance(getattr(lib, name), int) and 0 < getattr(lib, name) < 256
-    and name not in {"XEN_EXTRAVERSION_LEN", "XEN_EWOULDBLOCK"}
+    if re.fullmatch("XEN_E[A-Z0-9]+", name) and name != "XEN_EWOULDBLOCK"
 }
 
 

@@ -102,7 +102,7 @@ class Host:
         self._vcpus: dict[tuple[int, int], PythonVcpu] = {}
         self._socket: SocketServer | None = None
         self.restarts: list[Domain] = []
-        self.lane = Lane(self.c, virtual=clock == "virtual", describe_waits=self._describe_waits)
+        self.lane = Lane(self.c, virtual=clock == "virtual", describe_waits=self.waits)
         self.lane.handlers |= {lib.EXIT_PYTHON: self._run_python, lib.EXIT_HYPERCALL: self._cold_hypercall,
                                lib.EXIT_DOMAIN: self._domain_changed, lib.EXIT_IO: self._io_stopped}
         try:
@@ -321,7 +321,7 @@ class Host:
         if domain.destroyed:
             return
         domain.destroyed = True
-        if domain.result is None:
+        if not domain.ended:
             domain.freeze_statistics()
             domain.result = ShutdownInfo("destroyed")
         self._domains.pop(domain.domid, None)
@@ -379,7 +379,8 @@ class Host:
         """System time: ns since the host was made."""
         return lib.xl_now(self.c)
 
-    def _describe_waits(self) -> list[str]:
+    def waits(self) -> list[str]:
+        """For people: what each vCPU of each domain waits for, a line each."""
         lines = []
         for (domid, n), vcpu in sorted(self._vcpus.items()):
             if domid == 0:

@@ -3,7 +3,10 @@
 
 #include "hv/host.h"
 
-enum { HYPERCALL_VIRTUAL_NS = 100 };    /* what a hypercall costs on the virtual clock, whatever it does */
+enum {
+    HYPERCALL_VIRTUAL_NS = 100,         /* what a hypercall costs on the virtual clock, whatever it does */
+    MULTICALL_MAX = 1 << 20,            /* entries in one call. Xen would preempt; nobody but an attacker gets here */
+};
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
@@ -92,7 +95,9 @@ static s64 multicall_run(struct vcpu *v)
     while (v->multicall.next < v->multicall.count) {
         u64 at = v->multicall.list + v->multicall.next * sizeof(struct multicall_entry);
         struct multicall_entry e;
-        if (copy_from_guest(v, &e, at, sizeof e)) {
+        if (unlikely(v->multicall.next == MULTICALL_MAX))
+            domain_crash(v->domain, "multicall: one call had %lu entries", v->multicall.count);
+        if (read_once(v->domain->state) > DOM_running || copy_from_guest(v, &e, at, sizeof e)) {
             v->in_multicall = false;
             return -XEN_EFAULT;
         }

@@ -26,6 +26,7 @@ struct mm_state {
     spinlock_t list_lock;
     u32 pages;                  /* first frame of the domain's page list, 0: none. [list_lock] */
     u32 tot_pages, max_pages;   /* [list_lock] */
+    u64 work;                   /* page-table entries and the like looked at so far: bounds what one hypercall costs. [lock] */
     u32 nr_e820;                /* XENMEM_memory_map entries set by the toolstack */
     struct { u64 addr, size; u32 type; } e820[4];
 };

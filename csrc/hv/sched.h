@@ -144,7 +144,7 @@ s64 do_set_timer_op(struct vcpu *v, u64 timeout);
 /* Time as guests see it (hv/time.c). */
 void vcpu_time_init(struct vcpu *v);            /* the time record in v->info, once that is set; the timers */
 void vcpu_time_destroy(struct vcpu *v);         /* kills the timers */
-void vcpu_periodic_resume(struct vcpu *v);      /* put on a pCPU: goes on with a periodic timer that rested. [self] */
+void vcpu_periodic_resume(struct vcpu *v);      /* no longer paused or down: a periodic timer that rested goes on */
 int  vcpu_singleshot_set(struct vcpu *v, u64 when);     /* VIRQ_TIMER at system time `when`, at once if past. -ENOMEM */
 int  vcpu_periodic_set(struct vcpu *v, u64 period);     /* VIRQ_TIMER every `period` ns, 0: no more. -ENOMEM */
 void vcpu_time_record(struct vcpu_time_info *out);      /* what stands in every vCPU's time record */

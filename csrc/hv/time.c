@@ -38,7 +38,8 @@ int vcpu_singleshot_set(struct vcpu *v, u64 when)
 }
 
 /* Ticks go on while the vCPU is blocked (more than Xen gives: it ticks only running vCPUs). While it is paused or down they
- * rest, so that a paused domain does not keep an idle host from noticing that nothing can happen any more. */
+ * rest, so that a paused domain does not keep an idle host from noticing that nothing can happen any more. Whoever unpauses
+ * it clears the flag and then looks whether the timer is set; it stops being set before the flag is looked at here. */
 static void periodic_expired(struct host *h, struct timer *t)
 {
     struct vcpu *v = t->data;
@@ -54,10 +55,9 @@ static void periodic_expired(struct host *h, struct timer *t)
 
 void vcpu_periodic_resume(struct vcpu *v)
 {
-    if (timer_pending(&v->periodic))
-        return;
-    send_guest_vcpu_virq(v, VIRQ_TIMER);
-    timer_set(v->host, &v->periodic, v->unit.pcpu, host_now(v->host) + read_once(v->periodic_period));
+    u64 period = read_once(v->periodic_period);
+    if (period && !timer_pending(&v->periodic))
+        timer_set(v->host, &v->periodic, v->unit.pcpu, host_now(v->host) + period);
 }
 
 int vcpu_periodic_set(struct vcpu *v, u64 period)

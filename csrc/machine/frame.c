@@ -205,10 +205,11 @@ bool get_page(struct host *h, u64 mfn, const struct domain *d)
     struct frame *f = &m->frames[mfn];
     u64 old = load_acquire(f->count_info);
     do {
-        if (unlikely(!(old & PGC_ALLOCATED) || f->owner != d->id || (old & PGC_COUNT_MASK) >= PGC_COUNT_MASK - 1))
+        u64 count = old & PGC_COUNT_MASK;
+        if (unlikely(count == 0 || count >= PGC_COUNT_MASK - 1 || f->owner != d->id))
             return false;
     } while (!cmpxchg(&f->count_info, &old, old + 1));
-    /* The frame may have been given up and handed to another domain between the owner check and the count. */
+    /* The frame may have been freed and handed to another domain between the owner check and the count. */
     if (unlikely(read_once(f->owner) != d->id)) {
         put_page(h, mfn);
         return false;

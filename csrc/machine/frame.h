@@ -88,8 +88,8 @@ static inline void *mfn_ptr(const struct machine *m, u64 mfn) { return m->ram + 
  * typed writable for good, not on the domain's list nor in its tot_pages. Returns 0 or -ENOMEM with nothing taken. */
 int frames_alloc(struct host *h, struct domain *d, u32 n, bool special, u32 *mfns);
 
-/* Takes / drops a general reference. get fails (false) unless the frame is allocated to `d` (frames that were given up but
- * are still referenced do not count as allocated). The last put frees the frame. */
+/* Takes / drops a general reference. get fails (false) unless the frame is d's. One that d gave up stays its own, as on Xen, until
+ * the last reference goes; that put frees it. */
 bool get_page(struct host *h, u64 mfn, const struct domain *d);
 bool get_page_any(struct host *h, u64 mfn);            /* a further reference to a frame that is known to be referenced */
 void put_page(struct host *h, u64 mfn);

@@ -9,7 +9,7 @@ from xenlike.testing.machines.model_driver import ModelDriver
 from xenlike.testing.models.events import FREE, EventModel
 
 TestEventsMachine = events.machine(ModelDriver, check_all_every=64).TestCase
-TestEventsMachine.settings = settings(max_examples=25, stateful_step_count=40, deadline=None,
+TestEventsMachine.settings = settings(max_examples=15, stateful_step_count=40, deadline=None,
                                       suppress_health_check=list(HealthCheck))
 
 
@@ -88,8 +88,26 @@ class SendOnVirqWorks(EventModel):
         return 0 if port and port.state == 4 else rc
 
 
+class PollOutlivesItsSleep(EventModel):
+    def __init__(self):
+        super().__init__()
+        self.stale = {}
+
+    def poll(self, caller, vcpu, ports):
+        rc = super().poll(caller, vcpu, ports)
+        v = self.domains[caller].vcpus[vcpu]
+        self.stale[caller, vcpu] = v.poll if v.blocked else None
+        return rc
+
+    def block(self, caller, vcpu):
+        rc = super().block(caller, vcpu)
+        v = self.domains[caller].vcpus[vcpu]
+        v.poll = self.stale.get((caller, vcpu)) if v.blocked else None
+        return rc
+
+
 @pytest.mark.parametrize("broken", [ForgetsPendingOnClose, ClosesBothEnds, BinderNotNotified, PollHonoursTheMask,
-                                    UnmaskForgetsToRaise, DeathLeaksPorts, SendOnVirqWorks])
+                                    PollOutlivesItsSleep, UnmaskForgetsToRaise, DeathLeaksPorts, SendOnVirqWorks])
 def test_a_broken_hypervisor_is_noticed(broken):
     """The machine would pass anything: each of these bugs must show within a few thousand steps."""
     with pytest.raises(Mismatch):

@@ -10,7 +10,7 @@ from xenlike.testing.models import grants as spec
 from xenlike.testing.models.grants import HOST_MAP, GrantModel
 
 TestGrantsMachine = grants.machine(ModelDriver).TestCase
-TestGrantsMachine.settings = settings(max_examples=25, stateful_step_count=40, deadline=None,
+TestGrantsMachine.settings = settings(max_examples=15, stateful_step_count=40, deadline=None,
                                       suppress_health_check=list(HealthCheck))
 
 

@@ -12,7 +12,7 @@ from xenlike.testing.models.frames import GLOBAL, L1, PRESENT, RW, WRITABLE
 from xenlike.testing.models.pagetypes import PageTypes
 
 TestPageTypesMachine = pagetypes.machine(ModelDriver).TestCase
-TestPageTypesMachine.settings = settings(max_examples=25, stateful_step_count=40, deadline=None,
+TestPageTypesMachine.settings = settings(max_examples=15, stateful_step_count=40, deadline=None,
                                          suppress_health_check=list(HealthCheck))
 
 

@@ -64,8 +64,9 @@ class Timeout(Exception):
 class ScriptHost(CoreHost):
     """A host with the virtual clock, or with the real one and `pcpus` threads. A context manager."""
 
-    def __init__(self, *, virtual: bool = True, pcpus: int = 1, seed: int = 1, memory: int = 16 << 20) -> None:
-        config = ffi.new("struct xl_host_config *", {"memory": memory, "nr_pcpus": pcpus, "virtual_clock": virtual, "seed": seed})
+    def __init__(self, *, virtual: bool = True, pcpus: int = 1, seed: int = 1, memory: int = 16 << 20, wall_ns: int = 0) -> None:
+        config = ffi.new("struct xl_host_config *", {"memory": memory, "nr_pcpus": pcpus, "virtual_clock": virtual, "seed": seed,
+                                                     "wall_ns": wall_ns})
         err = ffi.new("int *")
         self.ptr = lib.xl_host_create(config, err)
         check(err[0], "xl_host_create")
@@ -95,6 +96,12 @@ class ScriptHost(CoreHost):
     def run(self, done: Callable[[], bool] = lambda: False, *, ns: int = NEVER) -> bool:
         """The lane, until `done()`, or for `ns` (virtual clock), or until nothing can happen any more (Stalled)."""
         until = self.now() + ns if ns != NEVER else NEVER if self.virtual else self.now() + 60_000 * MS
+        try:
+            return self._run(done, until)
+        finally:
+            lib.xl_set_deadline(self.ptr, NEVER)
+
+    def _run(self, done: Callable[[], bool], until: int) -> bool:
         while not done():
             if self.now() >= until:
                 if not self.virtual:
@@ -103,6 +110,8 @@ class ScriptHost(CoreHost):
             if self.virtual and until != NEVER:
                 check(lib.xl_set_deadline(self.ptr, until), "xl_set_deadline")
             for i in range(lib.xl_run(self.ptr, self._exits, 16)):
+                if self._exits[i].kind == lib.EXIT_STALLED and not done():
+                    raise Stalled
                 self._handle(self._exits[i], until)
         return True
 
@@ -112,8 +121,6 @@ class ScriptHost(CoreHost):
                 lib.xl_skip_to(self.ptr, min(e.a, until))
             else:
                 lib.xl_wait(self.ptr, -1, min(e.a, self.now() + 20 * MS))
-        elif e.kind == lib.EXIT_STALLED:
-            raise Stalled
         elif e.kind == lib.EXIT_DOMAIN and e.a == lib.DOM_shutdown:
             self.shutdowns.append((e.domid, e.b))
         elif e.kind == lib.EXIT_PYTHON:

@@ -112,7 +112,8 @@ def test_later_pins_do_not_look_at_the_entry(host):
 
 
 @pytest.mark.parametrize("case, status", [
-    ("no mapping asked for", -3), ("unknown domain", -2), ("SELF is no domain here", -2), ("reference out of range", -3),
+    ("no mapping asked for", -3), ("unknown domain", -2), ("SELF is no domain here", -2),
+    ("reference out of range", -3),
     ("not granted", -1), ("granted to another", -1), ("transfer entry", -1), ("sub-page", -1), ("frame of another", -1),
     ("no RAM", -1), ("frame is a page table", -1), ("no L1 there", -1), ("hypervisor address", -1)])
 def test_map_errors(host, case, status):
@@ -282,12 +283,16 @@ def test_copy_in_and_out(host):
     ("a frame not owned", -9), ("granted frame not owned", -9), ("into a page table", -1), ("nothing at all", 0)])
 def test_copy_errors(host, case, status):
     """Each with its own code, and nothing left pinned or held."""
-    host.grant(**{"not granted": dict(flags=0), "granted frame not owned": dict(frame=host.frames[B][9])}.get(case, {}))
+    granted = {"not granted": dict(flags=0), "granted frame not owned": dict(frame=host.frames[B][9])}
+    host.grant(**granted.get(case, {}))
     mine = host.frames[B][9]
-    call = {"a frame by number of another": dict(dest=(mine, A, 0)), "its own id instead of SELF": dict(dest=(mine, B, 0)),
+    call = {"a frame by number of another": dict(dest=(mine, A, 0)),
+            "its own id instead of SELF": dict(dest=(mine, B, 0)),
             "unknown domain": dict(source_dom=99), "reference out of range": dict(source=(512, A, 0)),
-            "source off the page": dict(source=(REF, A, 4090)), "dest off the page": dict(dest=(mine, DOMID_SELF, 4081)),
-            "a frame not owned": dict(dest=(host.frame, DOMID_SELF, 0)), "into a page table": dict(dest=(host.l1, DOMID_SELF, 0)),
+            "source off the page": dict(source=(REF, A, 4090)),
+            "dest off the page": dict(dest=(mine, DOMID_SELF, 4081)),
+            "a frame not owned": dict(dest=(host.frame, DOMID_SELF, 0)),
+            "into a page table": dict(dest=(host.l1, DOMID_SELF, 0)),
             "nothing at all": dict(source=(9999, 99, 0), length=0)}
     assert copied(host, SOURCE_GREF, **call.get(case, {})) == status
     assert not host.flags() & (READING | WRITING) and host.counts() == (1, 0) and host.counts(mine) == (1, 0)

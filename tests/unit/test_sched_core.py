@@ -128,7 +128,8 @@ def test_equals_take_turns_fairly_on_two_pcpus():
 def test_runstate_times_add_up(host):
     """Guests compute steal time from these; a lost or doubled interval makes their clocks and load figures drift."""
     born = host.now()
-    guests = [host.script([compute(3 * MS), now(2 * MS, r=2), call(SET_TIMER_OP, reg(2)), wait(1), yield_(), jump(0)]) for _ in range(3)]
+    program = [compute(3 * MS), now(2 * MS, r=2), call(SET_TIMER_OP, reg(2)), wait(1), yield_(), jump(0)]
+    guests = [host.script(program) for _ in range(3)]
     for guest in guests:
         guest.bind_virq(0)
     lib.xl_advance(host.ptr, 5 * MS)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xenlike.engine import check, ffi, lib
+from xenlike.toolstack.errors import ToolstackError
 
 __all__ = ["BuildError", "Built", "Image", "build"]
 
@@ -22,7 +23,7 @@ _END_ALIGN = 1024                                   # the mapping ends on 4 MiB
 _STORE_REF, _CONSOLE_REF = 1, 0                     # GNTTAB_RESERVED_XENSTORE, GNTTAB_RESERVED_CONSOLE
 
 
-class BuildError(Exception):
+class BuildError(ToolstackError):
     """The image does not fit the memory, or the hypervisor refused; the text says what to change."""
 
 

@@ -130,7 +130,7 @@ static s64 op_unmap_and_replace(struct vcpu *v, u64 uop, u32 count)
 
 static s64 op_copy(struct vcpu *v, u64 uop, u32 count)
 {
-    struct grant_copy_cache cache = { 0 };
+    struct grant_copy_batch batch = { .dest.write = true };
     s64 rc = 0;
 
     for (u32 i = 0; !rc && batch_goes_on(v, i, count); i++) {
@@ -139,12 +139,11 @@ static s64 op_copy(struct vcpu *v, u64 uop, u32 count)
             rc = -XEN_EFAULT;
             break;
         }
-        grant_copy(v, &cache, &op);
+        grant_copy(v, &batch, &op);
         if (return_field(v, &op, uop, i, status))
             rc = -XEN_EFAULT;
     }
-    granter_drop(&cache.source);
-    granter_drop(&cache.dest);
+    grant_copy_finish(v, &batch);
     return rc;
 }
 

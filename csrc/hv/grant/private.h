@@ -50,9 +50,18 @@ void grant_unmap_begin(struct vcpu *v, struct grant_unmap *u);
  * can still reach the frame. */
 void grant_unmap_finish(struct vcpu *v, struct grant_unmap *u, unsigned n);
 
-struct grant_copy_cache {
-    struct granter_cache source, dest;
+struct copy_side {
+    struct granter_cache granter;       /* whose frame */
+    u64 where;                          /* gref, or mfn of an own frame */
+    u16 domid;                          /* as the element says */
+    bool by_ref, write;
+    u8 *bytes;                          /* open: pinned (by_ref), referenced, typed writable (write); NULL: closed */
+    u32 mfn;                            /* of bytes */
 };
-void grant_copy(struct vcpu *v, struct grant_copy_cache *c, struct gnttab_copy *op);
+struct grant_copy_batch {               /* { .dest.write = true } */
+    struct copy_side source, dest;
+};
+void grant_copy(struct vcpu *v, struct grant_copy_batch *b, struct gnttab_copy *op);
+void grant_copy_finish(struct vcpu *v, struct grant_copy_batch *b);
 
 #endif

@@ -27,6 +27,12 @@ bool frame_give_up(struct domain *d, u64 mfn)
     return !special;
 }
 
+int call_too_long(struct vcpu *v, const char *call)
+{
+    domain_crash(v->domain, "%s: one call did the work of %lu page-table entries and had not ended", call, WORK_LIMIT);
+    return -XEN_EINVAL;
+}
+
 /* The page after mfn (0: the first) in d's list, with a reference, which keeps it in the list; 0: none. mfn is referenced too.
  * Pages that another domain is freeing just now, unmapping the last of them, are passed over. */
 static u32 page_after(struct domain *d, u32 mfn)

@@ -200,6 +200,7 @@ static int swap_chunk(struct domain *d, u32 n, const u64 *in, unsigned order, un
     struct host *h = d->host;
     u32 held = 0;
     spin_lock(&d->mm.lock);
+    d->mm.work += n * WORK_PAGE;
     while (held < n && hold_unused(d, in[held]))
         held++;
     int rc = held == n ? 0 : -XEN_EINVAL;
@@ -264,6 +265,7 @@ static int exchange_run(struct vcpu *v, struct domain *d, struct xen_memory_exch
         return x->nr_exchanged == x->in.nr_extents ? 0 : -XEN_ENOMEM;
     u32 pages = 1u << (in_order > out_order ? in_order : out_order), out[EXTENT_PAGES];
     u64 in[EXTENT_PAGES], chunks = x->in.nr_extents >> in_chunk, i = x->nr_exchanged >> in_chunk;
+    u64 start = read_once(d->mm.work);
     int rc = 0;
 
     for (; !rc && i < chunks; i++) {
@@ -276,6 +278,8 @@ static int exchange_run(struct vcpu *v, struct domain *d, struct xen_memory_exch
         for (u32 k = 0; k < pages; k++)
             in[k] = list[k >> in_order] + (k & ((1u << in_order) - 1));
         rc = swap_chunk(d, pages, in, out_order, address_bits, out);
+        if (!rc && work_exceeded(d, start))
+            rc = call_too_long(v, "memory_op/exchange");
         if (rc)
             break;
         rc = publish_chunk(v, (u64)x->out.extent_start, i << out_chunk, 1u << out_chunk, out_order, out);

@@ -114,6 +114,14 @@ int  unpin_table(struct domain *d, u64 mfn);                    /* -EINVAL: not 
 void bases_drop(struct vcpu *v);
 void descriptor_tables_drop(struct vcpu *v);
 
+/* What one hypercall may cost, in page-table entries looked at: about half a second, and more than any one honest call needs (a
+ * pin of 256 GiB). There is no preemption, and a guest can make arrays of any length from a few pages; so a call that goes on
+ * beyond that ends its domain. Counted, not timed, for the sake of repeatable runs. */
+enum { WORK_ENTRY = 1, WORK_REQUEST = 4, WORK_PAGE = 64 };
+static const u64 WORK_LIMIT = 1ul << 26;
+static inline bool work_exceeded(const struct domain *d, u64 start) { return unlikely(read_once(d->mm.work) - start > WORK_LIMIT); }
+int  call_too_long(struct vcpu *v, const char *call);           /* crashes v's domain. -EINVAL, which nobody will see */
+
 /* d gives the frame up; it is freed when its last reference goes. mm.lock held. False: not its frame, or a special one. */
 bool frame_give_up(struct domain *d, u64 mfn);
 

@@ -250,6 +250,8 @@ static int mmuext_one(struct vcpu *v, struct domain *pg_owner, const struct mmue
 static int mmuext_all(struct vcpu *v, struct domain *pg_owner, u64 ops, u32 count, u32 *done)
 {
     struct mmuext_op op[CHUNK];
+    struct domain *d = pg_owner ? pg_owner : v->domain;
+    u64 start = read_once(d->mm.work);
     u32 limit = CHUNK;
     int rc = 0;
     while (!rc && *done < count) {
@@ -260,8 +262,12 @@ static int mmuext_all(struct vcpu *v, struct domain *pg_owner, u64 ops, u32 coun
             limit = 1;
             continue;
         }
-        while (i < n && !(rc = mmuext_one(v, pg_owner, &op[i])))
+        while (i < n && !(rc = mmuext_one(v, pg_owner, &op[i]))) {
             i++;
+            start -= WORK_PAGE;         /* what each operation costs besides */
+            if (work_exceeded(d, start))
+                return call_too_long(v, "mmuext_op");
+        }
         *done += i;
     }
     return rc;

@@ -152,6 +152,8 @@ static inline int update_one(struct update *u, const struct mmu_update *r)
 static int update_all(struct vcpu *v, struct update *u, u64 reqs, u32 count, u32 *done)
 {
     struct mmu_update req[CHUNK];
+    struct mm_state *mm = &u->pt_owner->mm;
+    u64 start = read_once(mm->work);
     u32 limit = CHUNK;
     int rc = 0;
     while (!rc && *done < count) {
@@ -162,12 +164,18 @@ static int update_all(struct vcpu *v, struct update *u, u64 reqs, u32 count, u32
             limit = 1;
             continue;
         }
-        spin_lock(&u->pt_owner->mm.lock);
-        while (i < n && !(rc = update_one(u, &req[i])))
+        bool too_long = false;
+        spin_lock(&mm->lock);
+        while (i < n && !too_long && !(rc = update_one(u, &req[i]))) {
             i++;
+            too_long = work_exceeded(u->pt_owner, start);
+        }
+        mm->work += n * WORK_REQUEST;
         hold(u, 0);
-        spin_unlock(&u->pt_owner->mm.lock);
+        spin_unlock(&mm->lock);
         *done += i;
+        if (too_long)
+            return call_too_long(v, "mmu_update");
     }
     return rc;
 }

@@ -137,6 +137,7 @@ int mm_validate_table(struct host *h, u32 mfn, unsigned type)
 {
     struct domain *d = frame_owner(h, mfn_frame(&h->machine, mfn));
     host_stat_inc(h, pt_validations);
+    d->mm.work += PT_ENTRIES * WORK_ENTRY;
     frame_mark_touched(&h->machine, mfn);
     switch (type) {
     case PGT_l1_page_table:
@@ -150,6 +151,7 @@ int mm_validate_table(struct host *h, u32 mfn, unsigned type)
 
 void mm_devalidate_table(struct host *h, u32 mfn, unsigned type)
 {
+    frame_owner(h, mfn_frame(&h->machine, mfn))->mm.work += PT_ENTRIES * WORK_ENTRY;
     switch (type) {
     case PGT_l1_page_table:
         l1_devalidate(h, mfn);

@@ -106,7 +106,7 @@ static void rest(struct host *h, struct pcpu *p, struct sched_unit *u, u64 now)
     now = later_of(now, u->charged);
     h->sched->charge(h, u, now);
     p->last_rest = now;
-    u->running = false;
+    store_release(u->running, false);           /* vcpu_wait_rest looks without the lock */
     if (p->current == u)
         p->current = NULL;
 
@@ -133,7 +133,7 @@ struct sched_unit *sched_switch(struct host *h, struct pcpu *p, struct sched_uni
         struct vcpu *v = u->vcpu;
         rq->nr_queued--;
         u->queued = false;
-        u->running = true;
+        write_once(u->running, true);
         u->pcpu = p->id;
         u->start = u->charged = now;
         p->current = u;
@@ -201,6 +201,8 @@ void vcpu_unpause(struct vcpu *v, u32 flags)
     spin_unlock(&rq->lock);
     if (kick)
         pcpu_kick(h, kick);
+    if (flags & ~(u32)(VPF_blocked | VPF_lane))
+        vcpu_periodic_resume(v);
 }
 
 void vcpu_pause(struct vcpu *v, u32 flags)

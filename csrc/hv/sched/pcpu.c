@@ -74,8 +74,6 @@ static void switch_in(struct vcpu *v)
 {
     if (unlikely(read_once(v->poll_nr)))
         vcpu_poll_end(v);
-    if (unlikely(read_once(v->periodic_period)))
-        vcpu_periodic_resume(v);
     vcpu_runstate_publish(v);
 }
 

@@ -65,10 +65,11 @@ class ConsoleRing:
         del self._input[:len(part)]
         return bool(part)
 
-    def send(self, data: bytes) -> None:
-        """Input for the guest; what does not fit waits until the guest has read."""
+    def send(self, data: bytes) -> int:
+        """Input for the guest; what does not fit waits until the guest has read. Returns how many bytes wait."""
         self._input += data
         self.service()
+        return len(self._input)
 
     def close(self) -> None:
         """Gives the page up."""

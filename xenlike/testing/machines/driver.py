@@ -19,12 +19,14 @@ class Abi:
     fixed_ports      ports valid without being allocated; None: they come in buckets of 64, as in Xen
     linear_tables    same-level page table entries are accepted by Xen's rules rather than refused
     unowned_frame    status of mapping a grant whose frame is not the granter's: -1, or Xen's own -9
+    replace_steals   a failing unmap_and_replace loses the entry it was to move, as in Xen
     dump_table       rc of GNTTABOP_dump_table: 0, or -38 where the command is gone
     """
 
     fixed_ports: int | None = None
     linear_tables: bool = False
     unowned_frame: int = -1
+    replace_steals: bool = True
     dump_table: int = 0
 
 
@@ -131,7 +133,8 @@ class Driver(ABC):
 
     @abstractmethod
     def counts(self) -> Mapping[str, int]:
-        """Resources in use on the whole host, for leak checks: at least "free_frames", "ports", "grants"."""
+        """Resources of the whole host, for leak checks: at least "free_frames", "ports" (channels in use, reserved
+        port 0 of a domain not among them) and "grants" (entries that are pinned)."""
 
     @abstractmethod
     def raise_virq(self, domid: int, vcpu: int, virq: int) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OPERATIONS: dict[str, int] = {
     "send": 72, "alloc_unbound": 14, "bind_interdomain": 22, "bind_ipi": 8, "bind_virq": 8, "close": 18,
     "bind_vcpu": 8, "status": 10, "unmask": 16, "mask": 14, "clear": 8, "upcall": 24, "upcall_mask": 6,
-    "raise_virq": 8, "poll": 6, "block": 4, "hostile": 6, "refused": 3, "reset": 1, "register_vcpu_info": 1,
+    "raise_virq": 8, "poll": 8, "block": 6, "nap": 3, "hostile": 6, "refused": 3, "reset": 1, "register_vcpu_info": 1,
     "recreate": 1,
 }
 _OPS = {name: event_op(name) for name in EVTCHNOP}
@@ -177,7 +177,9 @@ class EventsRunner(Runner):
 
     def send(self, a: int, b: int, c: int) -> None:
         g, v = self.running[a % len(self.running)]
-        port = self._port(g, b)
+        self._send(g, v, self._port(g, b))
+
+    def _send(self, g: EventGuest, v: spec.VCpu, port: int) -> None:
         self._done("send", self._call(g, v, "send", port), self.model.send(g.id, port))
 
     def alloc_unbound(self, a: int, b: int, c: int) -> None:
@@ -301,8 +303,10 @@ class EventsRunner(Runner):
 
     def poll(self, a: int, b: int, c: int) -> None:
         """SCHEDOP_poll on up to three ports, without a timeout: somebody has to wake us."""
-        g, v = self.running[a % len(self.running)]
-        ports = [self._port(g, b + n * 7 & 255) for n in range(c & 3)]
+        g, v = self._tired(a, b)
+        self._poll(g, v, [self._port(g, b + n * 7 & 255) for n in range(c & 3)], c)
+
+    def _poll(self, g: EventGuest, v: spec.VCpu, ports: list[int], c: int = 0) -> None:
         count = len(ports) if c < 252 else 129
         g.write(64, struct.pack(f"<{len(ports)}I", *ports))
         pointer = g.scratch + 64 if c != 251 else BAD_POINTERS[0]
@@ -310,14 +314,47 @@ class EventsRunner(Runner):
         if not self._may_sleep(g, v):
             return
         rc = self.driver.hypercall(g.id, v.id, HYPERCALL_SCHED_OP, (SCHEDOP_POLL, g.scratch))
+        if c == 251 and rc == 0 and v.deliverable:
+            return                              # with an upcall due, the ports need not be looked at
         want = -EFAULT if c == 251 else self.model.poll(g.id, v.id, ports if c < 252 else [0] * 129)
         self._sleep(g, v, "poll", rc, want)
 
     def block(self, a: int, b: int, c: int) -> None:
-        g, v = self.running[a % len(self.running)]
+        self._block(*self._tired(a, b))
+
+    def _block(self, g: EventGuest, v: spec.VCpu) -> None:
         if self._may_sleep(g, v):
             rc = self.driver.hypercall(g.id, v.id, HYPERCALL_SCHED_OP, (SCHEDOP_BLOCK, 0))
             self._sleep(g, v, "block", rc, self.model.block(g.id, v.id))
+
+    def nap(self, a: int, b: int, c: int) -> None:
+        """A vCPU polls for one port, is woken by another's upcall, and goes to bed: its poll must be forgotten by then,
+        or the first port wakes it."""
+        g, v = self._tired(a, 1)
+        if not self._may_sleep(g, v):
+            return
+        others = [w for h, w in self.running if h is g and w is not v]
+        ipis = [n for n, p in enumerate(g.dom.ports) if p.state == spec.IPI and p.vcpu == v.id]
+        if not others or not ipis:
+            return self.bind_ipi(a, v.id, 0)
+        self.model.guest_upcall_mask(g.id, v.id, 0)
+        self._store_upcall(g, v)
+        port, waker = self._port(g, b % 248), ipis[c % len(ipis)]
+        self._poll(g, v, [port])
+        if v.blocked and port != waker:
+            self._send(g, others[0], waker)
+        if not v.blocked:
+            self._block(*self._tired(self.running.index((g, v)), 1))
+        self._send(g, others[0], port)
+
+    def _tired(self, a: int, b: int) -> tuple[EventGuest, spec.VCpu]:
+        """Who goes to sleep: mostly somebody who has handled all upcalls, or it would wake at once."""
+        g, v = self.running[a % len(self.running)]
+        if b & 3:
+            self.model.guest_upcall(g.id, v.id)
+            self._store_upcall(g, v)
+            self._store(g, EVTCHN_PENDING, g.dom.pending.to_bytes(512, "little"))
+        return g, v
 
     def _may_sleep(self, g: EventGuest, v: spec.VCpu) -> bool:
         return not (g is self.guests[0] and v.id == 0)

@@ -61,7 +61,8 @@ class GrantsRunner(MemoryRunner):
     def __init__(self, driver: Driver, *, domains: int = 3, check_all_every: int = 512) -> None:
         super().__init__(driver)
         self.check_all_every = check_all_every
-        self.grants = spec.GrantModel(self.model, unowned_frame=driver.abi.unowned_frame)
+        self.grants = spec.GrantModel(self.model, unowned_frame=driver.abi.unowned_frame,
+                                      replace_steals=driver.abi.replace_steals)
         self.mapped: list[Mapped] = []
         for n in range(domains):
             self.create_granter(privileged=n == 0)

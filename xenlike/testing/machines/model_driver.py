@@ -34,7 +34,8 @@ class ModelDriver(Driver):
     def __init__(self, nr_frames: int = 4096) -> None:
         self.events = EventModel(fixed_ports=self.abi.fixed_ports)
         self.memory = PageTypes(nr_frames, linear=self.abi.linear_tables)
-        self.grants = grants.GrantModel(self.memory, unowned_frame=self.abi.unowned_frame)
+        self.grants = grants.GrantModel(self.memory, unowned_frame=self.abi.unowned_frame,
+                                        replace_steals=self.abi.replace_steals)
         self.layout: dict[int, dict[str, list[int]]] = {}
         self.calls: dict[int, Callable[..., int]] = {
             layouts.HYPERCALL_MMU_UPDATE: self._mmu_update,

@@ -89,12 +89,13 @@ class GrantModel:
     """Grant tables of a whole host, over `memory`'s frames.
 
     `unowned_frame` is the status of mapping an entry whose frame is not the granter's: the ABI description says
-    -1, Xen 4.17 answers -9 (bad_page).
+    -1, Xen 4.17 answers -9 (bad_page). `replace_steals`: an unmap_and_replace that fails after it took the entry of its
+    new address away does not put it back, as in Xen.
     """
 
-    def __init__(self, memory: PageTypes, *, unowned_frame: int = GENERAL_ERROR) -> None:
+    def __init__(self, memory: PageTypes, *, unowned_frame: int = GENERAL_ERROR, replace_steals: bool = True) -> None:
         self.memory = memory
-        self.unowned_frame = unowned_frame
+        self.unowned_frame, self.replace_steals = unowned_frame, replace_steals
         self.tables: dict[int, Table] = {}
 
     # --- life and death -----------------------------------------------------------------------------------------
@@ -245,7 +246,8 @@ class GrantModel:
         """Take the entry of a host mapping away, or put the one of `new_addr` in its place. The caller drops the
         granted frame's references.
 
-        The entry of `new_addr` is stolen first: when the rest fails, it is lost and what it mapped is let go."""
+        The entry of `new_addr` is stolen first; when the rest fails, it is lost and what it mapped is let go, or with
+        `replace_steals` off put back."""
         memory, replacement = self.memory, 0
         if new_addr:
             stolen = None if flags & CONTAINS_PTE else self._slot(caller, vcpu, new_addr, 0)
@@ -257,8 +259,10 @@ class GrantModel:
         slot = self._slot(caller, vcpu, host_addr, flags)
         old = slot[0].entry(slot[1]) if slot is not None else 0
         if slot is None or entry_mfn(old) != mfn or (old ^ grant_pte(mfn, flags)) & (PRESENT | RW):
-            if replacement:
+            if replacement and self.replace_steals:
                 memory.put_entry(L1, replacement, stolen[0])
+            elif replacement:
+                stolen[0].set_entry(stolen[1], replacement)
             return False
         slot[0].set_entry(slot[1], replacement)
         memory.touched.add(slot[0].mfn)
