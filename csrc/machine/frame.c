@@ -95,6 +95,7 @@ static void list_add(struct host *h, struct domain *d, struct frame *f)
     d->mm.tot_pages++;
 }
 
+/* [list_lock] */
 static void list_del(struct host *h, struct domain *d, struct frame *f)
 {
     struct machine *m = &h->machine;
@@ -104,7 +105,6 @@ static void list_del(struct host *h, struct domain *d, struct frame *f)
         m->frames[f->prev].next = f->next;
     else
         d->mm.pages = f->next;
-    f->next = f->prev = 0;
     d->mm.tot_pages--;
 }
 
@@ -167,6 +167,7 @@ int frames_alloc(struct host *h, struct domain *d, u32 n, bool special, u32 *mfn
     if (room)
         return 0;
     for (u32 i = 0; i < n; i++) {       /* lost the race against another allocation or against death */
+        atomic_or(&m->frames[mfns[i]].count_info, PGC_SPECIAL);         /* never on the list */
         atomic_and(&m->frames[mfns[i]].count_info, ~PGC_ALLOCATED);
         put_page(h, mfns[i]);
     }
@@ -179,6 +180,11 @@ static void frame_free(struct host *h, u32 mfn)
     struct frame *f = &m->frames[mfn];
     struct domain *owner = h->domain_by_id[f->owner];
 
+    if (!(f->count_info & PGC_SPECIAL)) {       /* given up or not, it counted as long as somebody used it (as on Xen) */
+        spin_lock(&owner->mm.list_lock);
+        list_del(h, owner, f);
+        spin_unlock(&owner->mm.list_lock);
+    }
     f->tlb_stamp = load_acquire(h->tlb_clock);  /* TLBs are made to forget the frame before its next owner gets it */
     m2p_set(m, mfn, INVALID_M2P);
     f->owner = DOMID_INVALID;
@@ -239,17 +245,11 @@ void put_page(struct host *h, u64 mfn)
 bool frame_release_allocation(struct host *h, u64 mfn)
 {
     struct frame *f = mfn_frame(&h->machine, mfn);
-    struct domain *d = h->domain_by_id[f->owner];
     u64 old = load_acquire(f->count_info);
     do {
         if (!(old & PGC_ALLOCATED))
             return false;
     } while (!cmpxchg(&f->count_info, &old, old & ~PGC_ALLOCATED));
-    if (!(old & PGC_SPECIAL)) {
-        spin_lock(&d->mm.list_lock);
-        list_del(h, d, f);
-        spin_unlock(&d->mm.list_lock);
-    }
     put_page(h, mfn);
     return true;
 }

@@ -53,7 +53,6 @@ struct frame {                  /* 40 bytes */
     u64 count_info;
     u32 next, prev;             /* the owner's list of frames [domain->mm.list_lock], or the free list [heap.lock]; 0 ends */
     u16 owner;                  /* domid; DOMID_INVALID: none. Stable while a reference is held */
-    u16 nr_windows;             /* open windows of host code (statistics) */
     s32 linear;                 /* + entries made to this table by same-level tables, - uses [mm.lock] */
     u64 tlb_stamp;              /* host->tlb_clock when the last writable reference went, or when freed; see machine/mmu.h */
 };

@@ -21,15 +21,13 @@ QUOTAS = {"nodes": 6, "watches": 3, "transactions": 2, "transaction-nodes": 9, "
 #: Who is there: (domain, privileged). Dom0 twice, a domain twice, to see that state is the connection's or the domain's.
 CAST = [(0, True), (0, True), (1, False), (1, False), (2, False)]
 
-names = st.sampled_from(["a", "b", "c"])
+names = st.sampled_from(["a", "a", "b"])
 relative = st.lists(names, min_size=1, max_size=3).map("/".join)
-absolute = st.one_of(
-    st.just("/"),
-    relative.map("/".__add__),
-    relative.map("/local/domain/1/".__add__),
-    st.sampled_from(["/local", "/local/domain", "/local/domain/1", "/local/domain/2"]),
-)
-node_paths = st.one_of(absolute, absolute, relative, st.sampled_from(["", "//", "/a/", "a//b", "/a b", "@a", "/longer-than-path-max"]))
+own_root = st.lists(names, min_size=1, max_size=2).map(lambda parts: "/" + "/".join(parts))
+homes = relative.map("/local/domain/1/".__add__)
+stems = st.sampled_from(["/", "/local/domain", "/local/domain/1", "/local/domain/2"])
+malformed = st.sampled_from(["", "//", "/a/", "a//b", "/a b", "@a", "/longer-than-path-max"])
+node_paths = st.one_of(*[own_root] * 4, *[relative] * 2, *[homes] * 2, stems, malformed)
 watch_paths = st.one_of(node_paths, st.sampled_from(
     ["@introduceDomain", "@releaseDomain", "@releaseDomain/1", "@introduceDomain/2", "@other"]))
 values = st.sampled_from(["", "v", "w", "twelve-bytes", "more-than-twelve"])
@@ -82,11 +80,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.sides = [Side(self.store, self.model, domid, privileged) for domid, privileged in CAST]
         for domid in (1, 2):
             self.request(0, Type.MKDIR, lambda c: self.model.mkdir(c, f"/local/domain/{domid}"), f"/local/domain/{domid}")
-            self.give_home(domid)
+            self.give(f"/local/domain/{domid}", [(domid, 0)])
+        self.request(0, Type.WRITE, lambda c: self.model.write(c, "/a/a", "v"), "/a/a", raw="v")
+        self.give("/a", [(0, LETTERS["b"])])
+        self.give("/a/a", [(0, LETTERS["r"])])
 
-    def give_home(self, domid: int) -> None:
-        home, perms = f"/local/domain/{domid}", [(domid, 0)]
-        self.request(0, Type.SET_PERMS, lambda c: self.model.set_perms(c, home, perms), home, *entry_text(perms))
+    def give(self, path: str, perms) -> None:
+        self.request(0, Type.SET_PERMS, lambda c: self.model.set_perms(c, path, perms), path, *entry_text(perms))
 
     # One request on both sides.
 
@@ -244,5 +244,5 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.check() == []
 
 
-StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 TestStoreMachine = StoreMachine.TestCase

@@ -293,20 +293,36 @@ def test_transaction_nodes_quota_fails_the_transaction(dom0, guest):
 
 
 def test_memory_quota(store, dom0, guest):
-    """Nodes, watches and open transactions of a guest together stay below the memory quota."""
-    quota(dom0, b"memory", 10_000)
-    results = [guest.write(b"n%d" % i, b"x" * 1000) for i in range(12)]
+    """Nodes, watches and open transactions of a guest together stay below the memory quota, and give it back."""
+    quota(dom0, b"memory", 20_000)
+    results = [guest.write(b"n%d" % i, b"x" * 1000) for i in range(20)]
     full = results.index(b"!ENOSPC")
-    assert 7 <= full <= 9
+    assert 13 <= full <= 16
     assert set(results[full:]) == {b"!ENOSPC"}
-    assert store.domains.record(5).usage.memory <= 10_000
-    assert guest.watch(b"w", b"t" * 1500) == b"!ENOSPC"
+    assert 19_000 < store.domains.record(5).usage.memory <= 20_000
+    assert guest.watch(b"w", b"t") == b"!ENOSPC"
     tx = guest.begin()
     assert guest.write(b"n0", b"y" * 2048, tx) == b"!ENOSPC"
-    assert guest.write(b"n0", b"y" * 10, tx) == OK
     assert guest.end(tx, b"F") == OK
     assert guest.rm(b"n0") == OK
-    assert guest.write(b"again", b"x" * 900) == OK
+    assert guest.rm(b"n1") == OK
+    tx = guest.begin()
+    assert guest.write(b"n2", b"y" * 2048, tx) == OK
+    assert guest.write(b"n3", b"y" * 2048, tx) == b"!ENOSPC"
+    assert guest.end(tx) == OK
+    assert guest.write(b"n2", b"") == OK
+    assert guest.watch(b"w", b"t") == OK
+    assert store.check() == []
+
+
+def test_deep_paths_are_charged_for(store, dom0, guest):
+    """A thousand names in one path cost the host a thousand times more than one: the memory quota must notice."""
+    deep = b"/".join([b"x"] * 1000)
+    watches = [guest.watch(deep, b"%d" % i) for i in range(20)]
+    assert watches.index(b"!ENOSPC") < 12
+    ids = [guest.begin() for _ in range(10)]
+    reads = [guest.read(deep + b"/%d" % i, tx) for tx in ids for i in range(3)]
+    assert b"!ENOSPC" in reads
     assert store.check() == []
 
 

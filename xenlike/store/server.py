@@ -247,7 +247,7 @@ class Store:
             usage = counted[domain.domid]
             for session in domain.sessions:
                 usage.watches += len(session.watches)
-                usage.memory += sum(len(watch.path) + len(watch.token) for watch in session.watches.values())
+                usage.memory += sum(watch.memory for watch in session.watches.values())
                 usage.transactions += len(session.transactions)
                 usage.memory += sum(transaction.charged for transaction in session.transactions.values())
                 if isinstance(session, Connection):

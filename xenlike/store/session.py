@@ -76,17 +76,16 @@ class Session:
         if (names, token) in self.watches:
             raise StoreError("EEXIST", f"{path!r} is watched with token {token!r} already")
         usage = self.domain.usage
-        if not self.privileged:
-            if self.limits.exceeded("watches", usage.watches + 1):
-                raise StoreError("ENOSPC", f"{usage.watches} watches; quota {self.limits['watches']}")
-            if self.limits.exceeded("memory", usage.memory + len(path) + len(token)):
-                raise StoreError("ENOSPC", f"memory quota {self.limits['memory']}")
+        if not self.privileged and self.limits.exceeded("watches", usage.watches + 1):
+            raise StoreError("ENOSPC", f"{usage.watches} watches; quota {self.limits['watches']}")
         skip = 0 if path[:1] in (b"/", b"@") else len(paths.join(self.home)) + 1
         watch = Watch(self, names, path, token, depth, skip, self.store.next_watch())
+        if not self.privileged and self.limits.exceeded("memory", usage.memory + watch.memory):
+            raise StoreError("ENOSPC", f"{watch.memory} bytes for a watch; memory quota {self.limits['memory']}")
         self.watches[names, token] = watch
         self.store.index.add(watch)
         usage.watches += 1
-        usage.memory += len(path) + len(token)
+        usage.memory += watch.memory
         self.store.emit_first(watch)
         return watch
 
@@ -102,7 +101,7 @@ class Session:
         del self.watches[watch.names, watch.token]
         self.store.index.discard(watch)
         self.domain.usage.watches -= 1
-        self.domain.usage.memory -= len(watch.path) + len(watch.token)
+        self.domain.usage.memory -= watch.memory
 
     def holds(self, watch: Watch) -> bool:
         """Whether `watch` is still set."""

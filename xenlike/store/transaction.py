@@ -105,7 +105,7 @@ class Transaction(View):
             if session.limits.exceeded("transaction-nodes", len(self._used) + 1):
                 self.failed = True
                 raise StoreError("ENOSPC", f"quota {session.limits['transaction-nodes']} of nodes in a transaction")
-            self._charge(tree.NODE_OVERHEAD)
+            self._charge(tree.NODE_OVERHEAD + tree.NAME_OVERHEAD * len(names))
         self._used[names] = None
 
     def _charge(self, growth: int) -> None:

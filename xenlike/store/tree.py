@@ -16,8 +16,10 @@ from .perms import Perms
 
 _LEAF: dict[bytes, "Node"] = {}
 
-#: Bookkeeping bytes charged to a node's owner beside its path, value and permissions.
-NODE_OVERHEAD = 64
+#: Host bytes of a node beside its contents, and of each name in a path that some table is keyed by: quotas charge
+#: what a node costs, so that thousands of names in one path are not free.
+NODE_OVERHEAD = 256
+NAME_OVERHEAD = 8
 
 
 class Node:
@@ -134,5 +136,5 @@ def own_size(node: Node) -> int:
 
 
 def memory(names: Names, node: Node) -> int:
-    """Bytes charged to the node's owner: the last name stands for the node's share of its parent."""
-    return NODE_OVERHEAD + len(names[-1]) + len(node.value) + 8 * len(node.perms)
+    """Host bytes charged to the node's owner; its last name stands for its share of the parent."""
+    return NODE_OVERHEAD + NAME_OVERHEAD * len(names) + len(names[-1]) + len(node.value) + 8 * len(node.perms)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .session import Session
 
 
+#: Host bytes that one name of a watched path may cost in the index.
+_BRANCH_OVERHEAD = 256
+
+
 class Watch:
     """One registered watch.
 
@@ -35,6 +39,11 @@ class Watch:
         self.depth = depth
         self.skip = skip
         self.sequence = sequence
+
+    @property
+    def memory(self) -> int:
+        """Host bytes charged to the session's domain."""
+        return len(self.path) + len(self.token) + _BRANCH_OVERHEAD * len(self.names)
 
 
 class _Branch:

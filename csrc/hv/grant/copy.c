@@ -17,7 +17,7 @@ static void close_side(struct vcpu *v, struct copy_side *s)
         return;
     s->write ? frame_write_end(v->host, s->mfn) : frame_read_end(v->host, s->mfn);
     if (s->by_ref)
-        grant_unpin(s->granter.d, (u32)s->where, side_pin(s), !s->write);
+        grant_unpin(s->d, (u32)s->where, side_pin(s), !s->write);
     s->bytes = NULL;
 }
 
@@ -34,12 +34,12 @@ static int name_side(struct vcpu *v, struct copy_side *s, const struct gnttab_co
     s->by_ref = by_ref;
     s->where = where;
     s->domid = ptr->domid;
-    return granter_find(v, &s->granter, ptr->domid == DOMID_SELF ? v->domain->id : ptr->domid) ? GNTST_okay : GNTST_bad_domain;
+    s->d = ptr->domid == DOMID_SELF ? v->domain : granter_find(v, &s->granter, ptr->domid);
+    return s->d ? GNTST_okay : GNTST_bad_domain;
 }
 
 static int open_side(struct vcpu *v, struct copy_side *s)
 {
-    struct domain *d = s->granter.d;
     u64 mfn = s->where;
     int status;
 
@@ -47,15 +47,15 @@ static int open_side(struct vcpu *v, struct copy_side *s)
         return GNTST_okay;
     if (s->by_ref) {
         u32 granted;
-        status = grant_pin(d, (u32)s->where, v->domain->id, side_pin(s), !s->write, false, &granted);
+        status = grant_pin(s->d, (u32)s->where, v->domain->id, side_pin(s), !s->write, false, &granted);
         if (status)
             return status;
         mfn = granted;
     }
-    s->bytes = s->write ? grant_write_frame(v->host, mfn, d, &status) : (void *)grant_read_frame(v->host, mfn, d, &status);
+    s->bytes = s->write ? grant_write_frame(v->host, mfn, s->d, &status) : (void *)grant_read_frame(v->host, mfn, s->d, &status);
     s->mfn = (u32)mfn;
     if (!s->bytes && s->by_ref)
-        grant_unpin(d, (u32)s->where, side_pin(s), !s->write);
+        grant_unpin(s->d, (u32)s->where, side_pin(s), !s->write);
     return status;
 }
 

@@ -51,7 +51,8 @@ void grant_unmap_begin(struct vcpu *v, struct grant_unmap *u);
 void grant_unmap_finish(struct vcpu *v, struct grant_unmap *u, unsigned n);
 
 struct copy_side {
-    struct granter_cache granter;       /* whose frame */
+    struct granter_cache granter;
+    struct domain *d;                   /* whose frame: the caller, or the one in `granter` */
     u64 where;                          /* gref, or mfn of an own frame */
     u16 domid;                          /* as the element says */
     bool by_ref, write;

@@ -31,7 +31,7 @@ class _Guest:
 class CoreDriver(Driver):
     """See the module. ``memory`` is the machine's, in bytes."""
 
-    abi = Abi(fixed_ports=None)
+    abi = Abi(linear_tables=True, replace_steals=False)
 
     def __init__(self, *, memory: int = 64 << 20) -> None:
         config = ffi.new("struct xl_host_config *", {"memory": memory, "nr_pcpus": 1, "virtual_clock": 1, "seed": 1})
