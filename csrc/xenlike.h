@@ -135,7 +135,7 @@ int  xl_script_load(struct vcpu *v, const struct script_step *steps, u32 n, u32 
 int  xl_script_samples(struct vcpu *v, u64 *out, u32 n);
 void xl_script_regs(struct vcpu *v, u64 *out16, u64 *faults, u64 *steps_run);
 
-/* ---- trace, snapshot, bench ------------------------------------------------------------------------------------------ */
+/* ---- trace, snapshot ------------------------------------------------------------------------------------------------- */
 
 int  xl_trace_read(struct host *h, struct trace_record *out, int n);       /* the last n, oldest first */
 u64  xl_trace_digest(struct host *h, u32 with_memory);                     /* with_memory: also of all touched frames, by mfn */
@@ -145,5 +145,9 @@ void xl_trace_off(struct host *h, u32 off);
 int  xl_snapshot(struct host *h);
 int  xl_reset(struct host *h);
 void xl_snapshot_drop(struct host *h);
+
+/* ---- benchmarks (tests/bench) ---------------------------------------------------------------------------------------- */
+
+#include "bench.h"
 
 #endif

@@ -74,11 +74,15 @@ class RingFull(Exception):
     """Every slot holds a request without response: pop responses first."""
 
 
-# A store must not be overtaken by a later load of the other side's index. Python has no fence; taking a lock is one.
 _fence = threading.Lock()
 
 
-def _barrier() -> None:
+def barrier() -> None:
+    """A full memory barrier: Python has none, but taking a lock is one.
+
+    Between publishing an index and looking at the other side's event index; without it the look can come first, even in
+    Python, and once in some 100,000 times a notification is lost for good.
+    """
     with _fence:
         pass
 
@@ -158,7 +162,7 @@ class BlkRing:
         """Publish the requests put. True: the back end asked to be notified."""
         old, new = self._pushed, self._req_prod
         self._words[_REQ_PROD] = self._pushed = new
-        _barrier()
+        barrier()
         return new - self._words[_REQ_EVENT] & 0xFFFFFFFF < new - old & 0xFFFFFFFF
 
     # Responses.
@@ -177,7 +181,7 @@ class BlkRing:
     def final_check(self) -> bool:
         """Before waiting: ask for a notification of the next response. True: there is one already, pop again."""
         self._words[_RSP_EVENT] = self._rsp_cons + 1 & 0xFFFFFFFF
-        _barrier()
+        barrier()
         return self._words[_RSP_PROD] != self._rsp_cons
 
     # Places.

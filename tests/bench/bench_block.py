@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / 
 import cffi  # noqa: E402
 from block_rig import EVENT_CHANNEL_OP, SEND, BlockGuest, BlockHost  # noqa: E402
 from core_guests import BASE  # noqa: E402
-from guest_sdk.blkring import HEADER, SLOT, Op, Segment  # noqa: E402
+from guest_sdk.blkring import HEADER, SLOT, Op, Segment, barrier  # noqa: E402
 
 from xenlike.engine import ffi, lib  # noqa: E402
 
@@ -100,6 +100,7 @@ class Driver:
             parts[side][:] = template[side]
             old, prod = prod, prod + half & 0xFFFFFFFF
             words[0] = prod
+            barrier()
             if prod - words[1] & 0xFFFFFFFF < prod - old & 0xFFFFFFFF:
                 hypercall(vcpu, EVENT_CHANNEL_OP, SEND, ARG, 0, 0, 0)
         while words[2] != prod:
@@ -117,6 +118,7 @@ class Driver:
             ring[at:at + SLOT] = request
             old, prod = prod, prod + 1 & 0xFFFFFFFF
             words[0] = prod
+            barrier()
             if prod - words[1] & 0xFFFFFFFF < prod - old & 0xFFFFFFFF:
                 hypercall(vcpu, EVENT_CHANNEL_OP, SEND, ARG, 0, 0, 0)
             while words[2] != prod:

@@ -1,8 +1,9 @@
 """Xenstore operations per second: in Python, through `feed`, on a ring page, over the unix socket.
 
-`run()` returns, for each case, the median over `ROUNDS` interleaved rounds, in microseconds an operation (``*_us``) and operations a
-second (``*_per_s``). The store holds the nodes of a host with `DOMAINS` guests. Nothing is asserted: figures depend
-on the machine. The socket's floor, a 40-byte echo over a socket pair between the same two threads, is measured alongside.
+`run()` returns, for each case, the median over `ROUNDS` interleaved rounds, in microseconds an operation (``*_us``)
+and operations a second (``*_per_s``). The store holds the nodes of a host with `DOMAINS` guests. Nothing is asserted:
+figures depend on the machine. The socket's floor, an echo of the same size over a socket pair to another thread, is
+measured alongside.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from xenlike.store import Store, paths, tree, wire
 from xenlike.store.wire import Type
@@ -18,8 +18,8 @@ from xenlike.testing.models.store import LETTERS, Refused, StoreModel
 QUOTAS = {"nodes": 6, "watches": 3, "transactions": 2, "transaction-nodes": 9, "node-permissions": 3, "node-size": 12,
           "path-max": 15}
 
-#: Who is there: (domain, privileged). Dom0 twice, a domain twice, to see that state is the connection's or the domain's.
-CAST = [(0, True), (0, True), (1, False), (1, False), (2, False)]
+#: Who is there: (domain, privileged). Two of them twice, to see which state is the connection's, which the domain's.
+CAST = [(0, True), (1, False), (0, True), (1, False), (2, False)]
 
 names = st.sampled_from(["a", "a", "b"])
 relative = st.lists(names, min_size=1, max_size=3).map("/".join)
@@ -27,18 +27,22 @@ own_root = st.lists(names, min_size=1, max_size=2).map(lambda parts: "/" + "/".j
 homes = relative.map("/local/domain/1/".__add__)
 stems = st.sampled_from(["/", "/local/domain", "/local/domain/1", "/local/domain/2"])
 malformed = st.sampled_from(["", "//", "/a/", "a//b", "/a b", "@a", "/longer-than-path-max"])
-node_paths = st.one_of(*[own_root] * 4, *[relative] * 2, *[homes] * 2, stems, malformed)
-watch_paths = st.one_of(node_paths, st.sampled_from(
-    ["@introduceDomain", "@releaseDomain", "@releaseDomain/1", "@introduceDomain/2", "@other"]))
+spelled = st.one_of(own_root, own_root, relative, homes, stems, malformed)
+specials = st.sampled_from(["@introduceDomain", "@releaseDomain", "@releaseDomain/1", "@introduceDomain/2", "@other"])
+#: A number stands for one of the nodes that exist by then.
+existing = st.integers(0, 20)
+node_paths = st.one_of(existing, existing, spelled)
+watch_paths = st.one_of(existing, existing, spelled, spelled, specials)
 values = st.sampled_from(["", "v", "w", "twelve-bytes", "more-than-twelve"])
 tokens = st.sampled_from(["s", "t"])
 depths = st.one_of(st.none(), st.none(), st.integers(0, 3))
 entries = st.tuples(st.sampled_from([0, 1, 2, 0x7FF5]), st.sampled_from([0, 1, 2, 3]))
 permissions = st.lists(entries, min_size=1, max_size=4)
-clients = st.integers(0, len(CAST) - 1)
+clients = st.sampled_from([0, 0, 0, 1, 1, 1, 2, 3, 4])
 #: Which of its open transactions a client uses: none, the oldest, the next, or one that does not exist.
-transactions = st.sampled_from([None, None, 0, 0, 1, "bogus"])
+transactions = st.sampled_from([0] * 6 + [None] * 4 + [1, "bogus"])
 domids = st.sampled_from([1, 2])
+happenings = st.sampled_from(["introduce", "ask", "target", "release", "die"])
 
 LETTER = {access: letter for letter, access in LETTERS.items()}
 
@@ -79,8 +83,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.quotas = dict(QUOTAS)
         self.sides = [Side(self.store, self.model, domid, privileged) for domid, privileged in CAST]
         for domid in (1, 2):
-            self.request(0, Type.MKDIR, lambda c: self.model.mkdir(c, f"/local/domain/{domid}"), f"/local/domain/{domid}")
-            self.give(f"/local/domain/{domid}", [(domid, 0)])
+            home = f"/local/domain/{domid}"
+            self.request(0, Type.MKDIR, lambda c: self.model.mkdir(c, home), home)
+            self.give(home, [(domid, 0)])
         self.request(0, Type.WRITE, lambda c: self.model.write(c, "/a/a", "v"), "/a/a", raw="v")
         self.give("/a", [(0, LETTERS["b"])])
         self.give("/a/a", [(0, LETTERS["r"])])
@@ -112,49 +117,50 @@ class StoreMachine(RuleBasedStateMachine):
             return 777
         return open_[choice] if choice is not None and choice < len(open_) else 0
 
+    def path(self, path: str | int) -> str:
+        if isinstance(path, int):
+            nodes = [node for node in self.model.nodes if node.startswith("/")]
+            return nodes[path % len(nodes)]
+        return path
+
     # Nodes.
 
-    @rule(who=clients, path=node_paths, choice=transactions)
-    def read(self, who, path, choice):
-        tx = self.tx(who, choice)
-        self.request(who, Type.READ, lambda c: self.model.read(c, path, tx), path, tx=tx)
-
-    @rule(who=clients, path=node_paths, choice=transactions)
-    def directory(self, who, path, choice):
-        tx = self.tx(who, choice)
-        listing = lambda c: "".join(name + "\0" for name in self.model.directory(c, path, tx))
-        self.request(who, Type.DIRECTORY, listing, path, tx=tx)
-
-    @rule(who=clients, path=watch_paths, choice=transactions)
-    def get_perms(self, who, path, choice):
-        tx = self.tx(who, choice)
-        answer = lambda c: "".join(entry + "\0" for entry in entry_text(self.model.get_perms(c, path, tx)))
-        self.request(who, Type.GET_PERMS, answer, path, tx=tx)
+    @rule(who=clients, path=watch_paths, choice=transactions, what=st.sampled_from(["value", "children", "perms"]))
+    def look(self, who, path, choice, what):
+        path, tx = self.path(path), self.tx(who, choice)
+        if what == "value":
+            self.request(who, Type.READ, lambda c: self.model.read(c, path, tx), path, tx=tx)
+        elif what == "children":
+            listing = lambda c: "".join(name + "\0" for name in self.model.directory(c, path, tx))
+            self.request(who, Type.DIRECTORY, listing, path, tx=tx)
+        else:
+            answer = lambda c: "".join(entry + "\0" for entry in entry_text(self.model.get_perms(c, path, tx)))
+            self.request(who, Type.GET_PERMS, answer, path, tx=tx)
 
     @rule(who=clients, path=node_paths, value=values, choice=transactions)
     def write(self, who, path, value, choice):
-        tx = self.tx(who, choice)
+        path, tx = self.path(path), self.tx(who, choice)
         self.request(who, Type.WRITE, lambda c: self.model.write(c, path, value, tx), path, raw=value, tx=tx)
 
     @rule(who=clients, path=node_paths, choice=transactions)
     def mkdir(self, who, path, choice):
-        tx = self.tx(who, choice)
+        path, tx = self.path(path), self.tx(who, choice)
         self.request(who, Type.MKDIR, lambda c: self.model.mkdir(c, path, tx), path, tx=tx)
 
     @rule(who=clients, path=node_paths, choice=transactions)
     def rm(self, who, path, choice):
-        tx = self.tx(who, choice)
+        path, tx = self.path(path), self.tx(who, choice)
         self.request(who, Type.RM, lambda c: self.model.rm(c, path, tx), path, tx=tx)
 
     @rule(who=clients, path=watch_paths, perms=permissions, choice=transactions)
     def set_perms(self, who, path, perms, choice):
-        tx = self.tx(who, choice)
+        path, tx = self.path(path), self.tx(who, choice)
         ask = lambda c: self.model.set_perms(c, path, perms, tx)
         self.request(who, Type.SET_PERMS, ask, path, *entry_text(perms), tx=tx)
 
     # Transactions.
 
-    @rule(who=clients, choice=transactions)
+    @rule(who=clients, choice=st.sampled_from([None, None, None, 0, "bogus"]))
     def transaction_start(self, who, choice):
         tx = self.tx(who, choice)
         ask = lambda c: f"{self.model.transaction_start(c, tx)}\0"
@@ -170,20 +176,19 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(who=clients, path=watch_paths, token=tokens, depth=depths)
     def watch(self, who, path, token, depth):
+        path = self.path(path)
         arguments = [path, token] if depth is None else [path, token, str(depth)]
         self.request(who, Type.WATCH, lambda c: self.model.watch(c, path, token, depth), *arguments)
 
-    @rule(who=clients, data=st.data(), path=watch_paths, token=tokens)
-    def unwatch(self, who, data, path, token):
-        mine = [w for w in self.model.watches if w.client is self.sides[who].model]
-        if mine and data.draw(st.booleans()):
-            watch = data.draw(st.sampled_from(mine))
-            path, token = watch.spelled, watch.token
+    @rule(who=clients, which=st.integers(0, 3), path=spelled, token=tokens, all_=st.sampled_from([False, False, True]))
+    def unwatch(self, who, which, path, token, all_):
+        if all_:
+            self.request(who, Type.RESET_WATCHES, lambda c: self.model.reset_watches(c), "")
+            return
+        mine = [watch for watch in self.model.watches if watch.client is self.sides[who].model]
+        if which < len(mine):
+            path, token = mine[which].spelled, mine[which].token
         self.request(who, Type.UNWATCH, lambda c: self.model.unwatch(c, path, token), path, token)
-
-    @rule(who=clients)
-    def reset_watches(self, who):
-        self.request(who, Type.RESET_WATCHES, lambda c: self.model.reset_watches(c), "")
 
     @rule(who=clients)
     def take_events(self, who):
@@ -193,38 +198,26 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Domains.
 
-    @rule(who=clients, domid=domids)
-    def introduce(self, who, domid):
-        self.request(who, Type.INTRODUCE, lambda c: self.model.introduce(c, domid), str(domid), "1", "1")
-
-    @rule(who=clients, domid=domids)
-    def is_domain_introduced(self, who, domid):
-        answer = lambda c: "T\0" if self.model.is_domain_introduced(c, domid) else "F\0"
-        self.request(who, Type.IS_DOMAIN_INTRODUCED, answer, str(domid))
-
-    @rule(who=clients, domid=domids, whose=domids)
-    def set_target(self, who, domid, whose):
-        self.request(who, Type.SET_TARGET, lambda c: self.model.set_target(c, domid, whose), str(domid), str(whose))
-
-    @rule(who=clients, domid=domids)
-    @precondition(lambda self: self.model.introduced)
-    def release(self, who, domid):
-        self.request(who, Type.RELEASE, lambda c: self.model.release(c, domid), str(domid))
-        self.come_back()
-
-    @rule(domid=domids)
-    def die(self, domid):
-        self.store.domain_died(domid)
-        self.model.domain_died(domid)
-        self.come_back()
-
-    def come_back(self) -> None:
-        """The dead domain's number is used again, by a domain with nothing."""
-        for who, (domid, privileged) in enumerate(CAST):
+    @rule(who=clients, domid=domids, whose=domids, what=happenings)
+    def domain(self, who, domid, whose, what):
+        model = self.model
+        if what == "introduce":
+            self.request(who, Type.INTRODUCE, lambda c: model.introduce(c, domid), str(domid), "1", "1")
+        elif what == "ask":
+            answer = lambda c: "T\0" if model.is_domain_introduced(c, domid) else "F\0"
+            self.request(who, Type.IS_DOMAIN_INTRODUCED, answer, str(domid))
+        elif what == "target":
+            self.request(who, Type.SET_TARGET, lambda c: model.set_target(c, domid, whose), str(domid), str(whose))
+        elif what == "release":
+            self.request(who, Type.RELEASE, lambda c: model.release(c, domid), str(domid))
+        else:
+            self.store.domain_died(domid)
+            model.domain_died(domid)
+        for who, (domid, privileged) in enumerate(CAST):  # the number of a dead domain is used again
             side = self.sides[who]
             assert side.conn.closed == side.model.closed
             if side.model.closed:
-                self.sides[who] = Side(self.store, self.model, domid, privileged)
+                self.sides[who] = Side(self.store, model, domid, privileged)
 
     # The whole.
 

@@ -176,7 +176,7 @@ class Connection(Session):
             self.process()
 
     def cut(self, error: int) -> None:
-        """End the connection because the client broke the protocol; its output, watches and transactions are dropped."""
+        """End the connection because the client broke the protocol; output, watches, transactions are dropped."""
         self.error = error
         self.store.counters["violations"] += 1
         self.close()

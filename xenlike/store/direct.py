@@ -1,9 +1,9 @@
 """Xenstore for Python code in the same process: dom0, the toolstack, back ends, tests.
 
 The same operations, permissions and events as on the wire, without the wire. Paths and values are text
-(UTF-8, undecodable bytes kept by surrogateescape); `read_bytes` and bytes arguments are there for the rest. Refusals are
-`StoreError`. Watch callbacks run before the call that caused the event returns, or, if that call was itself made in
-a callback, after the callbacks already waiting.
+(UTF-8, undecodable bytes kept by surrogateescape); `read_bytes` and bytes arguments are there for the rest. Refusals
+are `StoreError`. Watch callbacks run before the call that caused the event returns, or, if that call was itself made
+in a callback, after the callbacks already waiting.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def _asks(op: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 class Operations:
     """The node operations, on the live store (`Direct`) or in a transaction (`DirectTransaction`).
 
-    All take absolute paths, or paths relative to /local/domain/<own>. Errors common to all: EINVAL for a malformed path,
-    EACCES without permission.
+    All take absolute paths, or paths relative to /local/domain/<own>. Errors common to all: EINVAL for a malformed
+    path, EACCES without permission.
     """
 
     _session: Session
@@ -94,7 +94,8 @@ class Operations:
     @_asks("DIRECTORY")
     def ls(self, path: str | bytes) -> list[str]:
         """Names of the children of `path`, in order of creation. ENOENT."""
-        return [decode(name) for name in self._view.require(self._session, self._session.resolve(encode(path))).children]
+        node = self._view.require(self._session, self._session.resolve(encode(path)))
+        return [decode(name) for name in node.children]
 
     def exists(self, path: str | bytes) -> bool:
         """Whether there is a node at `path` that may be read."""
@@ -108,10 +109,10 @@ class Operations:
 
     @_asks("WRITE")
     def write(self, path: str | bytes, value: str | bytes) -> None:
-        """Set the value at `path`, making it and missing parents. ENOSPC. E2BIG: no wire client could send or read it."""
+        """Set the value at `path`, making it and missing parents. ENOSPC. E2BIG: no wire client could send that."""
         where, what = encode(path), encode(value)
         if len(where) + 1 + len(what) > PAYLOAD_MAX:
-            raise StoreError("E2BIG", f"{len(what)} bytes for {where[:80]!r}; with the path, {PAYLOAD_MAX} fit a message")
+            raise StoreError("E2BIG", f"{len(what)} bytes for {where[:80]!r}; {PAYLOAD_MAX} fit, with the path")
         self._view.write(self._session, self._session.resolve(where), what)
 
     @_asks("MKDIR")
@@ -172,7 +173,9 @@ class Direct(Session, Operations):
     # Watches.
 
     @_asks("WATCH")
-    def watch(self, path: str | bytes, token: str | bytes, callback: WatchCallback, *, depth: int | None = None) -> Watch:
+    def watch(
+        self, path: str | bytes, token: str | bytes, callback: WatchCallback, *, depth: int | None = None
+    ) -> Watch:
         """Call `callback(path, token)` now, and at each change at or below `path`, at most `depth` levels below.
 
         EEXIST: the same path and token are watched. ENOSPC.

@@ -75,7 +75,7 @@ class RingTransport:
         return self._run(self._take)
 
     def reset(self) -> None:
-        """Empty the ring and begin anew, as when the domain is introduced again: indices 0, no watches, no transactions."""
+        """Empty the ring and begin anew, as at a second INTRODUCE: indices 0, no watches, no transactions."""
         if self.connection.closed:
             self.connection = self._connect()
         else:

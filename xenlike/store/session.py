@@ -52,7 +52,7 @@ class Session:
             raise StoreError("EACCES", f"domain {self.domid} is not privileged")
 
     def resolve(self, path: bytes, *, special: bool = False) -> Names:
-        """Names of `path`; relative ones start at /local/domain/<own>. EINVAL: syntax, length, or @ without `special`."""
+        """Names of `path`; a relative one starts at /local/domain/<own>. EINVAL: syntax, length, @ unless `special`."""
         names = paths.split(path)
         first = names[0]
         if first:
@@ -134,7 +134,7 @@ class Session:
         return transaction
 
     def end_transaction(self, transaction: Transaction, commit: bool) -> None:
-        """Close `transaction`, whatever comes of it; commit it if asked. EAGAIN, ENOMEM, ENOSPC: see `Transaction.commit`."""
+        """Close `transaction`, whatever comes of it; commit it if asked. Errors: those of `Transaction.commit`."""
         del self.transactions[transaction.ident]
         self.domain.usage.transactions -= 1
         transaction.discharge()

@@ -1,9 +1,9 @@
 """Xenstore's unix socket: privileged clients on the host, driven by somebody else's event loop.
 
 Whoever may open the socket acts as dom0, so it is created 0600, in a directory of ours that nobody else may write.
-Nothing here blocks or starts threads. `register` takes any loop with ``add_reader(fd, callback)``, ``remove_reader(fd)``,
-``add_writer(fd, callback)``, ``remove_writer(fd)``: an asyncio loop, or a few lines around `selectors`. A client that
-does not read its replies is not read from; one that lets events pile up is dropped.
+Nothing here blocks or starts threads. `register` takes any loop with ``add_reader(fd, callback)``,
+``remove_reader(fd)``, ``add_writer(fd, callback)``, ``remove_writer(fd)``: an asyncio loop, or a few lines around
+`selectors`. A client that does not read its replies is not read from; one that lets events pile up is dropped.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class SocketServer:
 
 
 class SocketClient:
-    """One accepted client. Without a loop, call `on_readable` and `on_writable` when `wants_read`, `wants_write` and select say."""
+    """One accepted client. Who has no loop calls `on_readable` and `on_writable`, by `wants_read` and `wants_write`."""
 
     def __init__(self, server: SocketServer, sock: socket.socket) -> None:
         sock.setblocking(False)

@@ -71,7 +71,9 @@ def graft(top: Node, names: Names, node: Node) -> Node:
     return node
 
 
-def create(top: Node, names: Names, depth: int, value: bytes, perms: Perms, generation: int) -> tuple[Node, list[Change]]:
+def create(
+    top: Node, names: Names, depth: int, value: bytes, perms: Perms, generation: int
+) -> tuple[Node, list[Change]]:
     """Create `names` and its missing ancestors, those being empty; names[:depth] is the nearest that exists.
 
     depth is at least 1: roots cannot be created. Returns the new top and the changes from the ancestor downwards.
@@ -105,10 +107,10 @@ def remove(top: Node, names: Names, generation: int) -> tuple[Node, list[Change]
 
 
 def merge(top: Node, names: Names, node: Node) -> Node:
-    """Bring a node that a transaction changed into `top`: value, permissions, generation and set of children are its own.
+    """Bring a node that a transaction changed into `top`: value, permissions, generation, set of children are its own.
 
     The children themselves are those of `top`, where it has them: what the transaction changed in them is merged
-    after their parent. Since nobody else changed the node, its children in `top` are those that the transaction began with.
+    after their parent. Since nobody else changed the node, its children in `top` are those it had at the start.
     """
     current = lookup(top, names)
     if current is None:

@@ -122,7 +122,7 @@ class View:
     # Shared steps.
 
     def _ancestor(self, session: Session, names: Names, need: int) -> tuple[int, Node]:
-        """Depth and node of the nearest existing ancestor of `names`. EACCES: the session has nothing of `need` there."""
+        """Depth and node of the nearest existing ancestor of `names`. EACCES: the session has none of `need` there."""
         depth = len(names)
         node = None
         while node is None:

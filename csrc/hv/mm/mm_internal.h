@@ -114,6 +114,9 @@ int  unpin_table(struct domain *d, u64 mfn);                    /* -EINVAL: not 
 void bases_drop(struct vcpu *v);
 void descriptor_tables_drop(struct vcpu *v);
 
+/* Commands of memory_op that move no memory (memory_query.c). start: the extent in the command's upper bits, which none of them takes. */
+s64  memory_query(struct vcpu *v, unsigned op, u64 start, u64 arg);
+
 /* What one hypercall may cost, in page-table entries looked at: about half a second, and more than any one honest call needs (a
  * pin of 256 GiB). There is no preemption, and a guest can make arrays of any length from a few pages; so a call that goes on
  * beyond that ends its domain. Counted, not timed, for the sake of repeatable runs. */

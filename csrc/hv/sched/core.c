@@ -288,6 +288,8 @@ void vcpu_kick(struct vcpu *v)
 
 void vcpu_block(struct vcpu *v)
 {
+    if (unlikely(read_once(v->poll_nr)))        /* a poll that was woken; its ports wake nobody from here on */
+        vcpu_poll_end(v);
     frame_mark_dirty(&v->host->machine, v->info_mfn ? v->info_mfn : v->domain->shared_info_mfn);
     write_once(v->info->evtchn_upcall_mask, 0);
     atomic_or(&v->pause_flags, VPF_blocked);

@@ -18,6 +18,7 @@ from .abi import (DOMID_SELF, EEXIST, EINVAL, ENOENT, ENOSPC, ENOSYS, ENXIO, EPE
 FREE, UNBOUND, INTERDOMAIN, PIRQ, VIRQ, IPI, RESERVED = range(7)
 
 NR_VIRQS = 24
+VIRQ_DOM_EXC = 3                                 # global: a domain changed state
 PER_VCPU_VIRQS = frozenset({0, 1, 7, 13})       # TIMER, DEBUG, XENOPROF, XENPMU
 MAX_PORTS = 4096                                # 64 words of 64 bits
 PORT_BUCKET = 64                                # Xen allocates ports in pages of 64
@@ -106,12 +107,14 @@ class EventModel:
     def destroy_domain(self, domid: int) -> None:
         """Close every port, highest first; each interdomain peer becomes UNBOUND, waiting for the dead domain.
 
-        Nobody is notified: a peer learns of the death from xenstore."""
+        Peers are not notified: they learn of the death from xenstore, whose daemon domain 0's VIRQ_DOM_EXC tells."""
         dom = self.domains[domid]
         for number in range(len(dom.ports) - 1, 0, -1):
             self._close(dom, number, guest=False)
         del self.domains[domid]
         self.touched.discard(domid)
+        if 0 in self.domains:
+            self.raise_virq(0, 0, VIRQ_DOM_EXC)
 
     # --- hypercalls ---------------------------------------------------------------------------------------------
 

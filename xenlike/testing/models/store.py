@@ -1,11 +1,11 @@
 """Xenstore, as a dictionary of paths: what every request answers, and which watch events it leaves.
 
-A node is a value, a list of permissions and a generation, kept under its absolute path; the dictionary's order is the order of
-creation. A transaction is a copy of the whole dictionary and a note of what it looked at. Nothing is shared, indexed
-or clever: this is the protocol's text (docs/misc/xenstore.txt) in the shape of a program, to be read beside it and
-run beside `xenlike.store`. Paths, values and tokens are text. Where the text is silent the model does as
-Xen's xenstored does, and says so in a comment. Left out: ring and socket, and the quotas of memory and of
-outstanding requests, which depend on when a client reads.
+A node is a value, a list of permissions and a generation, kept under its absolute path; siblings stand in the
+dictionary in order of creation. A transaction is a copy of the whole dictionary and a note of what it looked at.
+Nothing is shared, indexed or clever: this is the protocol's text (docs/misc/xenstore.txt) in the shape of a program,
+to be read beside it and run beside `xenlike.store`. Paths, values and tokens are text. Where the text is silent the
+model does as Xen's xenstored does, and says so in a comment. Left out: ring and socket, and the quotas of memory and
+of outstanding requests, which depend on when a client reads.
 """
 
 from __future__ import annotations
@@ -306,7 +306,9 @@ class StoreModel:
     def _path(self, client: Client, path: str, tx: int = 0, *, special: bool = False) -> str:
         self._tree(client, tx)  # an unknown transaction is refused before anything else
         absolute = path.startswith("/")
-        if not re.fullmatch(r"/|/?[A-Za-z0-9_@-]+(/[A-Za-z0-9_@-]+)*", path) or len(path) > (3072 if absolute else 2048):
+        if not re.fullmatch(r"/|/?[A-Za-z0-9_@-]+(/[A-Za-z0-9_@-]+)*", path):
+            raise Refused("EINVAL")
+        if len(path) > (3072 if absolute else 2048):
             raise Refused("EINVAL")
         if path.startswith("@") and not special:
             raise Refused("EINVAL")
@@ -475,7 +477,7 @@ class StoreModel:
     # Events.
 
     def _fire(self, path: str, before: Nodes, after: Nodes, removed: bool) -> None:
-        """A change at `path`: watches on it and above it hear of `path`; if it was removed, those below of themselves."""
+        """A change at `path`: watches on it and above hear of `path`; if it was removed, those below of themselves."""
         for watch in list(self.watches):
             if path.startswith("@") != watch.path.startswith("@"):
                 continue

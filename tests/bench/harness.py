@@ -1,0 +1,134 @@
+"""What the benchmarks share: cases, targets, the interleaved rounds, the table and the JSON.
+
+A module of cases has `cases(stack, size)`, which sets up what it needs on an `ExitStack` and returns a list of `Case`. A case's
+`measure()` makes one run and returns one figure. `measure_all` lets all cases take turns, so that a busy minute of the machine spoils
+all alike, floors included, and reports medians.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+
+__all__ = ["MET", "RUNS", "Case", "Row", "Size", "measure_all", "table", "timed"]
+
+RUNS = 9
+MET = 1.25                              #: a figure within this ratio of its target has met it
+
+Target = Callable[[Mapping[str, float]], float]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much to do: the full benchmark, or as little as shows that it works."""
+
+    quick: bool = False
+
+    def of(self, full: int, quick: int) -> int:
+        """Iterations of a run."""
+        return quick if self.quick else full
+
+
+@dataclass(frozen=True)
+class Case:
+    """One figure. `target` is a number, or makes one of all cases' medians by name: so a target may rest on a floor."""
+
+    name: str
+    unit: str
+    measure: Callable[[], float]
+    target: float | Target | None = None
+    target_says: str = ""               #: the target in words, where it is no plain number
+    runs: int = RUNS                    #: fewer for what takes seconds
+    digits: int = 1
+
+
+@dataclass
+class Row:
+    """A figure as reported. `ratio` is above 1 when the target is missed, whichever way is better."""
+
+    name: str
+    value: float
+    unit: str
+    best: float
+    worst: float
+    runs: int
+    target: float | None = None
+    target_says: str = ""
+    ratio: float | None = None
+    met: bool | None = None
+    values: list[float] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, object]:
+        """The row for the JSON file."""
+        return asdict(self)
+
+
+def more_is_better(unit: str) -> bool:
+    """Rates; everything else is a cost."""
+    return unit.endswith("/s")
+
+
+def timed(step: Callable[[], object], count: int, *, per: float = 1.0) -> Callable[[], float]:
+    """A `measure` that calls `step` count times: ns each, divided by `per`."""
+    def measure() -> float:
+        start = time.perf_counter_ns()
+        for _ in range(count):
+            step()
+        return (time.perf_counter_ns() - start) / count / per
+    return measure
+
+
+def measure_all(cases: Iterable[Case], *, runs: int | None = None, progress: Callable[[str], None] = lambda text: None) -> list[Row]:
+    """Runs the cases in turns and returns a row each. `runs`: instead of each case's own number."""
+    cases = list(cases)
+    wanted = {case.name: case.runs if runs is None else min(runs, case.runs) for case in cases}
+    values: dict[str, list[float]] = {case.name: [] for case in cases}
+    if len(values) != len(cases):
+        raise ValueError("two cases have one name")
+    for turn in range(max(wanted.values(), default=0)):
+        for case in cases:
+            if turn < wanted[case.name]:
+                progress(f"{turn + 1}/{max(wanted.values())} {case.name}")
+                values[case.name].append(case.measure())
+    medians = {name: statistics.median(found) for name, found in values.items()}
+    return [_row(case, medians, values[case.name]) for case in cases]
+
+
+def _row(case: Case, medians: Mapping[str, float], values: list[float]) -> Row:
+    rate = more_is_better(case.unit)
+    best, worst = (max, min) if rate else (min, max)
+    row = Row(case.name, round(medians[case.name], case.digits), case.unit, round(best(values), case.digits),
+              round(worst(values), case.digits), len(values), values=[round(value, case.digits) for value in values])
+    if case.target is not None:
+        limit = case.target(medians) if callable(case.target) else case.target
+        row.target, row.target_says = round(limit, case.digits), case.target_says
+        row.ratio = round(limit / medians[case.name] if rate else medians[case.name] / limit, 2)
+        row.met = row.ratio <= MET
+    return row
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:,.1f}"
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The rows for people, and below them what was missed and by how much."""
+    rows = list(rows)
+    width = max((len(row.name) for row in rows), default=4)
+    lines = [f"{'':{width}} {'median':>11} {'best':>11} {'unit':<11} {'target':>10} {'ratio':>6}  met"]
+    for row in rows:
+        met = "" if row.met is None else "yes" if row.met else "NO"
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        lines.append(f"{row.name:{width}} {_number(row.value):>11} {_number(row.best):>11} {row.unit:<11} "
+                     f"{_number(row.target):>10} {ratio:>6}  {met}".rstrip())
+    with_target = [row for row in rows if row.met is not None]
+    missed = [row for row in with_target if not row.met]
+    lines.append(f"\n{len(with_target) - len(missed)} of {len(with_target)} targets met (within {MET} times the target)")
+    for row in missed:
+        lines.append(f"missed: {row.name}: {_number(row.value)} {row.unit} for {_number(row.target)}"
+                     f"{' (' + row.target_says + ')' if row.target_says else ''}, {row.ratio:.2f} times; docs/benchmarks.md says why")
+    return "\n".join(lines)
