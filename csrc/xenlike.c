@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "hv/snapshot.h"
+#include "snapshot.h"
 
 enum { RUN_BEFORE_SIGNALS = 4096 };     /* scheduling rounds after which xl_run returns so that Python can look at signals */
 static const u64 ARENA_SIZE = 32ul << 30;
@@ -387,6 +387,7 @@ void xl_usage(struct host *h, struct xl_usage *out)
 }
 
 u64 xl_check_tlbs(struct host *h) { return tlb_audit(h); }
+s64 xl_check_frames(struct host *h, u32 exact) { return mm_audit(h, exact); }
 
 /* ---- vCPUs ------------------------------------------------------------------------------------------------------- */
 

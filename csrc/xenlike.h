@@ -96,6 +96,9 @@ struct xl_usage { u64 frames_free, frames_total, arena_in_use; u32 domains, time
 void xl_usage(struct host *h, struct xl_usage *out);
 /* Checks every TLB of the host: how many write entries point at frames that are not typed writable (must be 0). */
 u64  xl_check_tlbs(struct host *h);
+/* Recounts every reference that page tables, pins and vCPUs hold: frames and entries that disagree (must be 0). exact: nothing else holds
+ * references now (no window, no grant in use). Call it only while no hypercall runs. */
+s64  xl_check_frames(struct host *h, u32 exact);
 
 /* ---- vCPUs (Python guests) ------------------------------------------------------------------------------------------- */
 

@@ -87,8 +87,14 @@ class Console:
         """
         compiled = re.compile(pattern)
 
-        def find() -> re.Match[str] | None:
-            return compiled.search(self.log.since(self._seen).decode(errors="replace"))
+        found, looked_until = None, -1
+
+        def find() -> re.Match[str] | None:     # asked after each step of the host: looks at a text once
+            nonlocal found, looked_until
+            if looked_until != self.log.end:
+                looked_until = self.log.end
+                found = compiled.search(self.log.since(self._seen).decode(errors="replace"))
+            return found
 
         if not self._domain.host.wait_until(lambda: find() is not None or self._domain.ended, timeout=timeout) or find() is None:
             why = f"domain ended ({self._domain._result})" if self._domain.ended else f"{timeout} s passed"

@@ -4,8 +4,9 @@
  * They guard short sections only; nobody sleeps, does I/O or waits for another vCPU while holding one.
  *
  * Global lock order (take downwards, never upwards):
- *   domain list -> domain->mm.lock (two domains: in domid order) -> domain->event lock -> event channel
- *   -> grant table (mapper's maptrack after granter's table) -> runqueue -> timer heap -> heap (free frames) -> arena
+ *   domain->mm.lock (two domains: in domid order) -> domain->event lock -> event channel
+ *   -> grant table (mapper's maptrack after granter's table) -> runqueue -> timer heap -> domain list (shootdowns walk it)
+ *   -> domain->mm.list_lock -> heap (free frames) -> lane -> arena
  */
 #ifndef XL_BASE_LOCK_H
 #define XL_BASE_LOCK_H

@@ -97,28 +97,6 @@ static void list_remove(struct host *h, struct domain *d)
 
 /* ---- creation ---------------------------------------------------------------------------------------------------- */
 
-static int vcpu_create(struct domain *d, u32 id, u32 backend)
-{
-    struct host *h = d->host;
-    struct vcpu *v = arena_alloc(&h->arena, sizeof *v);
-    if (!v)
-        return -XEN_ENOMEM;
-    *v = (struct vcpu){ .host = h, .domain = d, .id = (u16)id, .backend = (u8)backend, .kernel_mode = true,
-                        .pause_flags = VPF_down | VPF_paused, .unit.weight = d->weight };
-    d->vcpu[id] = v;
-    v->tlb = arena_alloc(&h->arena, sizeof *v->tlb);
-    if (id < XEN_LEGACY_MAX_VCPUS) {
-        v->info = &d->shared_info->vcpu_info[id];
-    } else {                            /* no place in shared_info: nothing is delivered until it registers one */
-        v->info = arena_alloc(&h->arena, sizeof *v->info);
-    }
-    if (!v->tlb || !v->info)
-        return -XEN_ENOMEM;
-    v->info->evtchn_upcall_mask = 1;
-    vcpu_time_init(v);
-    return sched_vcpu_init(v);
-}
-
 static void vcpu_free(struct vcpu *v)
 {
     struct arena *a = &v->host->arena;
@@ -128,6 +106,30 @@ static void vcpu_free(struct vcpu *v)
     arena_free(a, v->arch.traps, 256 * sizeof *v->arch.traps);
     arena_free(a, v->tlb, sizeof *v->tlb);
     arena_free(a, v, sizeof *v);
+}
+
+static int vcpu_create(struct domain *d, u32 id, u32 backend)
+{
+    struct host *h = d->host;
+    struct vcpu *v = arena_alloc(&h->arena, sizeof *v);
+    if (!v)
+        return -XEN_ENOMEM;
+    *v = (struct vcpu){ .host = h, .domain = d, .id = (u16)id, .backend = (u8)backend, .kernel_mode = true,
+                        .pause_flags = VPF_down | VPF_paused, .unit.weight = d->weight };
+    v->tlb = arena_alloc(&h->arena, sizeof *v->tlb);
+    if (id < XEN_LEGACY_MAX_VCPUS) {
+        v->info = &d->shared_info->vcpu_info[id];
+    } else {                            /* no place in shared_info: nothing is delivered until it registers one */
+        v->info = arena_alloc(&h->arena, sizeof *v->info);
+    }
+    if (!v->tlb || !v->info) {
+        vcpu_free(v);
+        return -XEN_ENOMEM;
+    }
+    v->info->evtchn_upcall_mask = 1;
+    store_release(d->vcpu[id], v);      /* a shootdown may look at it from here on */
+    vcpu_time_init(v);
+    return sched_vcpu_init(v);
 }
 
 /* Frees what domain_kill left, when the last reference goes: from now on the id may be used again. */

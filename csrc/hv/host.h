@@ -30,7 +30,7 @@ struct host_os {
     u32 nr_threads;                     /* running now */
     u32 stopping;                       /* atomic: pCPU threads must return */
     struct io_state *io;                /* the I/O worker and its devices [io/] */
-    struct snapshot *snapshot;          /* hv/snapshot.c */
+    struct snapshot *snapshot;          /* snapshot.c */
 };
 
 struct host {

@@ -12,11 +12,7 @@
 
 #include "hv/host.h"
 
-enum {
-    READY_WORDS = IO_SLOTS / 64,
-    NOT_BUSY = -1,
-    SPINS = 256,                /* looks before the worker sleeps: 5 to 10 us */
-};
+enum { READY_WORDS = IO_SLOTS / 64, NOT_BUSY = -1 };
 
 struct io_slot {
     io_run_fn *run;             /* NULL: free */
@@ -72,18 +68,6 @@ static void sleep_until_kicked(struct io_state *io)
     write_once(io->sleeping, 0);
 }
 
-/* A front end that has just been answered tends to come back at once; to be asleep then costs it a system call and both of us
- * the scheduler's delay. */
-static bool spin_until_kicked(struct io_state *io)
-{
-    for (unsigned i = 0; i < SPINS; i++) {
-        if (anything_ready(io))
-            return true;
-        cpu_relax();
-    }
-    return false;
-}
-
 static void wake(struct io_state *io)
 {
     if (load_acquire(io->sleeping) && xchg(&io->sleeping, 0))
@@ -115,7 +99,7 @@ static void *worker_main(void *arg)
     struct host *h = arg;
     struct io_state *io = *host_io(h);
 
-    while (!load_acquire(io->stop)) {
+    while (!load_acquire(io->stop)) {       /* no spinning before sleep: on a busy machine it doubles every figure (measured) */
         bool ran = false;
         for (int w = 0, n = ready_words(io); w < n; w++) {
             if (!read_once(io->ready[w]))
@@ -125,7 +109,7 @@ static void *worker_main(void *arg)
                 ran = true;
             }
         }
-        if (!ran && !spin_until_kicked(io))
+        if (!ran)
             sleep_until_kicked(io);
     }
     return NULL;

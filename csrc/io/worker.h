@@ -1,7 +1,7 @@
 /* The host's one I/O worker, and the slots of the devices that it serves.
  *
  * Owns: struct io_state: the thread, its wake-up, the slot table with what a device keeps outside the arena (descriptors).
- * Called by: device classes of io/ (blk.c), hv/snapshot.c, host destruction.
+ * Called by: device classes of io/ (blk.c), snapshot.c, host destruction.
  * Locks: io_state.lock guards the slot table and `busy`; the worker runs a device with no lock held. io_kick() takes none, so
  * that an event consumer may call it with a port lock held.
  *

@@ -108,6 +108,20 @@ static void list_del(struct host *h, struct domain *d, struct frame *f)
     d->mm.tot_pages--;
 }
 
+static void heap_return(struct machine *m, const u32 *mfns, u32 n)
+{
+    spin_lock(&m->heap.lock);
+    for (u32 i = 0; i < n; i++) {
+        struct frame *f = &m->frames[mfns[i]];
+        f->owner = DOMID_INVALID;
+        f->next = m->heap.free_head;
+        f->prev = 0;
+        m->heap.free_head = mfns[i];
+    }
+    m->heap.nr_free += n;
+    spin_unlock(&m->heap.lock);
+}
+
 int frames_alloc(struct host *h, struct domain *d, u32 n, bool special, u32 *mfns)
 {
     struct machine *m = &h->machine;
@@ -152,26 +166,23 @@ int frames_alloc(struct host *h, struct domain *d, u32 n, bool special, u32 *mfn
         *f = (struct frame){ .owner = d->id, .tlb_stamp = f->tlb_stamp };
         if (special)
             f->type_info = ((u64)PGT_writable_page << PGT_TYPE_SHIFT) | PGT_VALIDATED | 1;
-        store_release(f->count_info, PGC_ALLOCATED | (special ? PGC_SPECIAL : 0) | 1);
+    }
+
+    if (!special) {                     /* onto the list before anybody can find, use and free them */
+        spin_lock(&d->mm.list_lock);
+        bool room = n <= d->mm.max_pages && d->mm.tot_pages <= d->mm.max_pages - n && !d->dying;
+        for (u32 i = 0; room && i < n; i++)
+            list_add(h, d, &m->frames[mfns[i]]);
+        spin_unlock(&d->mm.list_lock);
+        if (!room) {                    /* lost the race against another allocation or against death */
+            heap_return(m, mfns, n);
+            return -XEN_ENOMEM;
+        }
     }
     atomic_add(&d->refcount, n);
-
-    if (special)
-        return 0;
-    spin_lock(&d->mm.list_lock);
-    bool room = n <= d->mm.max_pages && d->mm.tot_pages <= d->mm.max_pages - n && !d->dying;
-    if (room)
-        for (u32 i = 0; i < n; i++)
-            list_add(h, d, &m->frames[mfns[i]]);
-    spin_unlock(&d->mm.list_lock);
-    if (room)
-        return 0;
-    for (u32 i = 0; i < n; i++) {       /* lost the race against another allocation or against death */
-        atomic_or(&m->frames[mfns[i]].count_info, PGC_SPECIAL);         /* never on the list */
-        atomic_and(&m->frames[mfns[i]].count_info, ~PGC_ALLOCATED);
-        put_page(h, mfns[i]);
-    }
-    return -XEN_ENOMEM;
+    for (u32 i = 0; i < n; i++)
+        store_release(m->frames[mfns[i]].count_info, PGC_ALLOCATED | (special ? PGC_SPECIAL : 0) | 1);
+    return 0;
 }
 
 static void frame_free(struct host *h, u32 mfn)
@@ -187,17 +198,10 @@ static void frame_free(struct host *h, u32 mfn)
     }
     f->tlb_stamp = load_acquire(h->tlb_clock);  /* TLBs are made to forget the frame before its next owner gets it */
     m2p_set(m, mfn, INVALID_M2P);
-    f->owner = DOMID_INVALID;
     f->type_info = 0;
     f->count_info &= PGC_TOUCHED;
     f->linear = 0;
-
-    spin_lock(&m->heap.lock);
-    f->next = m->heap.free_head;
-    f->prev = 0;
-    m->heap.free_head = mfn;
-    m->heap.nr_free++;
-    spin_unlock(&m->heap.lock);
+    heap_return(m, &mfn, 1);
     domain_put(owner);                  /* each frame kept its owner's struct alive */
 }
 

@@ -122,7 +122,9 @@ u64 tlb_audit(struct host *h)
                 continue;               /* will flush before it looks at an entry again */
             for (unsigned k = 0; k < 2 * TLB_ENTRIES; k++) {
                 const struct tlb_entry *e = &v->tlb->e[k / TLB_ENTRIES][k % TLB_ENTRIES];
-                if (e->write_tag && pgt_type(read_once(mfn_frame(&h->machine, e->mfn)->type_info)) != PGT_writable_page)
+                const struct frame *f = mfn_frame(&h->machine, e->mfn);
+                if (e->write_tag && f->owner != DOMID_INVALID &&        /* a free frame is shot down before it is used again */
+                    pgt_type(read_once(f->type_info)) != PGT_writable_page)
                     bad++;
             }
         }

@@ -8,11 +8,10 @@ all alike, floors included, and reports medians.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
-__all__ = ["MET", "RUNS", "Case", "Row", "Size", "measure_all", "table", "timed"]
+__all__ = ["MET", "RUNS", "Case", "Row", "Size", "measure_all", "row_of", "table"]
 
 RUNS = 9
 MET = 1.25                              #: a figure within this ratio of its target has met it
@@ -70,16 +69,6 @@ def more_is_better(unit: str) -> bool:
     return unit.endswith("/s")
 
 
-def timed(step: Callable[[], object], count: int, *, per: float = 1.0) -> Callable[[], float]:
-    """A `measure` that calls `step` count times: ns each, divided by `per`."""
-    def measure() -> float:
-        start = time.perf_counter_ns()
-        for _ in range(count):
-            step()
-        return (time.perf_counter_ns() - start) / count / per
-    return measure
-
-
 def measure_all(cases: Iterable[Case], *, runs: int | None = None, progress: Callable[[str], None] = lambda text: None) -> list[Row]:
     """Runs the cases in turns and returns a row each. `runs`: instead of each case's own number."""
     cases = list(cases)
@@ -97,14 +86,19 @@ def measure_all(cases: Iterable[Case], *, runs: int | None = None, progress: Cal
 
 
 def _row(case: Case, medians: Mapping[str, float], values: list[float]) -> Row:
-    rate = more_is_better(case.unit)
-    best, worst = (max, min) if rate else (min, max)
-    row = Row(case.name, round(medians[case.name], case.digits), case.unit, round(best(values), case.digits),
-              round(worst(values), case.digits), len(values), values=[round(value, case.digits) for value in values])
-    if case.target is not None:
-        limit = case.target(medians) if callable(case.target) else case.target
-        row.target, row.target_says = round(limit, case.digits), case.target_says
-        row.ratio = round(limit / medians[case.name] if rate else medians[case.name] / limit, 2)
+    limit = case.target(medians) if callable(case.target) else case.target
+    return row_of(case.name, case.unit, values, len(values), limit, target_says=case.target_says, digits=case.digits)
+
+
+def row_of(name: str, unit: str, values: list[float], runs: int, target: float | None, *, target_says: str = "", digits: int = 0) -> Row:
+    """A row from the values of `runs` runs (or from their median alone)."""
+    rate, median = more_is_better(unit), statistics.median(values)
+    best, worst = (max(values), min(values)) if rate else (min(values), max(values))
+    row = Row(name, round(median, digits), unit, round(best, digits), round(worst, digits), runs,
+              values=[round(value, digits) for value in values])
+    if target is not None:
+        row.target, row.target_says = round(target, digits), target_says
+        row.ratio = round(target / median if rate else median / target, 2)
         row.met = row.ratio <= MET
     return row
 

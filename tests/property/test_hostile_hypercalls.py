@@ -57,7 +57,9 @@ class Arena:
                 pass                                            # it has taken its own scratch pages away
             results.append(driver.hypercall(attacker, vcpu, call.number, call.args))
         reason = driver.crash_reason(attacker)
+        assert lib.xl_check_frames(driver.c, 0) == 0, "references disagree"
         driver.destroy_domain(attacker)
+        assert lib.xl_check_frames(driver.c, 0) == 0, "references disagree after the death"
         return results, reason
 
     def world(self):

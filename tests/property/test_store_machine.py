@@ -42,6 +42,7 @@ clients = st.sampled_from([0, 0, 0, 1, 1, 1, 2, 3, 4])
 #: Which of its open transactions a client uses: none, the oldest, the next, or one that does not exist.
 transactions = st.sampled_from([0] * 6 + [None] * 4 + [1, "bogus"])
 domids = st.sampled_from([1, 2])
+kinds = st.sampled_from([Type.READ, Type.WRITE, Type.MKDIR, Type.RM])
 happenings = st.sampled_from(["introduce", "ask", "target", "release", "die"])
 
 LETTER = {access: letter for letter, access in LETTERS.items()}
@@ -171,6 +172,35 @@ class StoreMachine(RuleBasedStateMachine):
         tx = self.tx(who, choice)
         ask = lambda c: self.model.transaction_end(c, commit, tx)
         self.request(who, Type.TRANSACTION_END, ask, "T" if commit else "F", tx=tx)
+
+    @rule(
+        who=clients,
+        inside=st.lists(st.tuples(kinds, existing), min_size=1, max_size=3),
+        outside=st.lists(st.tuples(kinds, existing), min_size=1, max_size=2),
+    )
+    def race(self, who, inside, outside):
+        """A whole transaction with somebody else's requests in its middle: the history that conflicts are made of."""
+        if len(self.sides[who].model.transactions) >= QUOTAS["transactions"]:
+            return
+        self.transaction_start(who, None)
+        tx = list(self.sides[who].model.transactions)[-1]
+        for kind, path in inside:
+            self.simple(who, kind, self.path(path), tx)
+        for kind, path in outside:
+            self.simple(2 if who == 0 else 0, kind, self.path(path), 0)
+        self.request(who, Type.TRANSACTION_END, lambda c: self.model.transaction_end(c, True, tx), "T", tx=tx)
+
+    def simple(self, who: int, kind: Type, path: str, tx: int) -> None:
+        model = self.model
+        if kind == Type.MKDIR:
+            path = path.rstrip("/") + "/n"
+        ask = {
+            Type.READ: lambda c: model.read(c, path, tx),
+            Type.WRITE: lambda c: model.write(c, path, "", tx),
+            Type.MKDIR: lambda c: model.mkdir(c, path, tx),
+            Type.RM: lambda c: model.rm(c, path, tx),
+        }[kind]
+        self.request(who, kind, ask, path, tx=tx)
 
     # Watches.
 

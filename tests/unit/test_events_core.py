@@ -181,6 +181,8 @@ def test_close_turns_the_peer_to_unbound(a, b):
     assert status(a, rport) == (UNBOUND, 2, b.id, None)
     assert ok(b, "bind_interdomain", remote_dom=a.id, remote_port=rport).local_port == lport
     assert bit(b, PENDING, lport) and upcall(b)[1] == 1            # masked: the selector is left from the send alone
+    ok(a, "close", port=rport)
+    assert status(a, rport)[:2] == (CLOSED, 0)          # its vCPU is forgotten
     assert err(b, "close", port=999) == err(b, "close", port=lport + 1) == -EINVAL
 
 

@@ -1,6 +1,6 @@
 /* Snapshot and reset of a whole host; see snapshot.c. */
-#ifndef XL_HV_SNAPSHOT_H
-#define XL_HV_SNAPSHOT_H
+#ifndef XL_SNAPSHOT_H
+#define XL_SNAPSHOT_H
 
 struct host;
 

@@ -5,12 +5,13 @@
  * choke point (machine/frame.h), the TLB's write fills and page-table writes keep: a reset costs what was touched.
  */
 #define _GNU_SOURCE
-#include "hv/snapshot.h"
+#include "snapshot.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "hv/host.h"
+#include "io/worker.h"
 
 struct snapshot {
     u8 *arena;          u64 brk;
@@ -33,6 +34,7 @@ void snapshot_drop(struct host *h)
     free(s->ram);
     free(s);
     h->os->snapshot = NULL;
+    io_snapshot_drop(h);
 }
 
 /* From here on every first write to a frame is noticed: no TLB may remember a write right, no frame is dirty. */
@@ -77,7 +79,7 @@ int snapshot_take(struct host *h)
     s->frames = malloc(s->fresh * sizeof *s->frames);
     s->m2p = malloc(s->m2p_valid * sizeof *s->m2p + 1);
     s->ram_index = calloc(s->fresh, sizeof *s->ram_index);
-    if (!s->arena || !s->frames || !s->m2p || !s->ram_index || !copy_ram(h, s)) {
+    if (!s->arena || !s->frames || !s->m2p || !s->ram_index || !copy_ram(h, s) || io_snapshot(h)) {
         snapshot_drop(h);
         return -XEN_ENOMEM;
     }
@@ -111,5 +113,6 @@ int snapshot_reset(struct host *h)
     u64 brk_now = h->arena.brk;
     memcpy(h->arena.base, s->arena, s->brk);            /* struct host itself lies at the arena's start */
     memset(h->arena.base + s->brk, 0, brk_now - s->brk);
+    io_reset(h);
     return 0;
 }
