@@ -38,4 +38,4 @@ export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}"
 "$python" -c 'import sys, xenlike._core as core
 sys.exit(not core.__file__.startswith(sys.argv[1]) and f"{core.__file__} is not the build with sanitizers")' "$copy"
 # shellcheck disable=SC2086
-exec "$python" -m pytest -p no:faulthandler -m "not slow" $tests "$@"
+exec "$python" -m pytest -p no:faulthandler $tests "$@"

@@ -55,6 +55,7 @@ def ffibuilder() -> cffi.FFI:
         "#define XL_CORE 1\n" + "".join(f'#include "{name}"\n' for name in HEADERS),
         sources=sorted(str(p.relative_to(ROOT)) for p in CSRC.rglob("*.c") if "include" not in p.parts),
         include_dirs=INCLUDES,
+        py_limited_api=False,       # one name for the module, however it is built: an abi3 one beside it would be stale
         define_macros=[("XL_CORE", "1")],
         extra_compile_args=["-std=gnu11", "-O2", "-g", "-pthread", "-fno-strict-aliasing", "-Wall", "-Wextra",
                             "-Wno-unused-parameter", "-Wno-unused-variable", "-Wno-unused-const-variable", "-Wno-missing-field-initializers",

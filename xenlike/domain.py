@@ -205,5 +205,5 @@ def sleep_until(condition: Any, deadline: float, event: threading.Condition) -> 
             left = deadline - time.monotonic()
             if left <= 0:
                 return condition()
-            event.wait(min(left, 0.5))
+            event.wait(min(left, 0.02))       # conditions may be about anything; the common ones notify
     return True

@@ -28,7 +28,7 @@ from xenlike.loaders.python import LoadError, load_class
 from xenlike.store.socket import SocketServer
 from xenlike.toolstack import DomainConfig, check_supported, config_from_values, parse_size
 from xenlike.toolstack.builder import BuildError, build, largest_image
-from xenlike.toolstack.nodes import domain_nodes
+from xenlike.toolstack.nodes import domain_nodes, remove_domain_nodes
 
 __all__ = ["Host", "TraceEvent"]
 
@@ -195,6 +195,7 @@ class Host:
         except BaseException:
             self._domains.pop(domid, None)
             self.dom0.abandon(domid)
+            remove_domain_nodes(self.dom0.xs, domid, config)
             self._forget_program(domid, instance)
             lib.xl_domain_destroy(self.c, domid)
             raise
@@ -234,6 +235,8 @@ class Host:
         except BuildError as error:
             raise config.error("memory", str(error)) from error
         log = ConsoleLog(self._log_path(config.name))
+        if self.lane.threaded:
+            log.listen(lambda _data: self._notify())
         domain = self._domains[domid] = Domain(self, domid, config, log)
         domain.guest = instance
         domain_nodes(self.dom0.xs, domid, config, store_port=store_port, store_mfn=built.store_mfn, console_port=console_port,
@@ -326,6 +329,7 @@ class Host:
             domain.result = ShutdownInfo("destroyed")
         self._domains.pop(domain.domid, None)
         self.dom0.abandon(domain.domid)
+        remove_domain_nodes(self.dom0.xs, domain.domid, domain.config)
         domain.console.log.close()
         self._forget_program(domain.domid, domain.guest)
         lib.xl_domain_destroy(self.c, domain.domid)

@@ -73,7 +73,8 @@ void grant_free(struct domain *d);              /* with the domain struct: nothi
 
 s64 do_grant_table_op(struct vcpu *v, u64 cmd, u64 uop, u64 count);
 
-/* Toolstack: writes reserved entry `ref` (< 8): permit_access for `domid` to `mfn`. -EINVAL: ref, or not d's frame; -EBUSY: in use. */
+/* Toolstack: writes reserved entry `ref` (< 8): permit_access for `domid` to `mfn`. -EINVAL: ref, or not d's frame; -EBUSY:
+ * the entry is in use. */
 int grant_seed(struct domain *d, u32 ref, u16 domid, u64 mfn);
 /* The same entry protocol for a back end's data path, without a hypercall. status: GNTST_*; on 0 the frame is referenced
  * (and typed writable unless readonly, touched and dirty) and the entry shows as in use, like a device map, until

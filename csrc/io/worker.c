@@ -30,7 +30,7 @@ struct io_state {
     u32 stop;                   /* atomic */
     u32 sleeping;               /* atomic, futex word: the worker waits, or is about to */
     int busy;                   /* slot whose device runs just now. [lock] */
-    int nr_slots;               /* slots ever used. [lock] */
+    int nr_slots;               /* slots ever used. Written under the lock, read without */
     u32 nr_attached;            /* ever: makes ids differ. [lane] */
     struct io_slot *saved;      /* the table at the snapshot. [lane] */
     int nr_saved;
@@ -126,6 +126,7 @@ static int worker_start(struct host *h, struct io_state *io)
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc)
         return -XEN_EAGAIN;
+    pthread_setname_np(io->thread, "xl-io");
     io->started = true;
     return 0;
 }
@@ -181,7 +182,7 @@ s32 io_attach(struct host *h, io_run_fn *run, void *dev, void *backing, void (*r
     pthread_mutex_lock(&io->lock);
     io->slot[slot] = (struct io_slot){ run, id, dev, backing, release };
     if (slot >= io->nr_slots)
-        io->nr_slots = slot + 1;
+        write_once(io->nr_slots, slot + 1);      /* before any kick of that slot: the worker looks at no word beyond */
     pthread_mutex_unlock(&io->lock);
     return id;
 }

@@ -3,6 +3,9 @@
 Run by hand (`python tests/bench/bench_block.py [--json]`) or through `run()`. Each figure is the median of nine runs, which take
 turns with the runs of the others and of the floors, so that a busy minute of the host spoils all alike.
 
+`cpu` is what the I/O worker's thread (for floors, the reading thread) used for a request: where the host's CPUs are busy
+elsewhere, it says what the code costs, while the other figures say how long one waits for a CPU.
+
 The front end is Python, but not in the way: requests are copied into the ring by the half ring, as a guest with a queue would
 have them there, and the clock runs until the last response has come.
 """
@@ -64,14 +67,21 @@ def build_floor(folder: str):
     return _block_floor
 
 
+def workers() -> set[str]:
+    """The I/O workers of this process, by thread id."""
+    return {task.name for task in Path("/proc/self/task").iterdir() if (task / "comm").read_text() == "xl-io\n"}
+
+
 class Driver:
     """A front end that keeps a ring full of one kind of request."""
 
     def __init__(self, *, fd: int = -1, bytes_each: int, ring_pages: int = 1) -> None:
         self.host = BlockHost(virtual=False, memory=64 << 20)
-        lib.xl_trace_off(self.host.ptr, 0)
         self.guest = guest = BlockGuest(self.host, data_pages=16, ring_pages=ring_pages)
+        others = workers()
         guest.attach(fd, sectors=IMAGE // 512)
+        (self._worker,) = workers() - others
+        self.cpu_ns: list[float] = []           # of the worker, a request; one entry a run
         full, rest = divmod(bytes_each, 4096)
         segs = [Segment(100 + pfn) for pfn in guest.data[:full]]
         if rest:
@@ -85,8 +95,18 @@ class Driver:
         self.words = guest.shared_ring[:16].cast("I")
         guest.put("struct evtchn_send", ARG, port=guest.port)
 
+    def worker_ns(self) -> int:
+        """CPU time that the worker has used."""
+        return int(Path(f"/proc/self/task/{self._worker}/schedstat").read_text().split()[0])
+
     def run(self, requests: int) -> float:
         """Seconds for `requests` requests (rounded down to whole rings), ring never empty."""
+        before = self.worker_ns()
+        seconds = self._run(requests)
+        self.cpu_ns.append((self.worker_ns() - before) / requests)
+        return seconds
+
+    def _run(self, requests: int) -> float:
         words, half, ring = self.words, self.half, self.guest.shared_ring
         parts = [memoryview(ring)[HEADER + n * half * SLOT:HEADER + (n + 1) * half * SLOT] for n in (0, 1)]
         template, vcpu, hypercall = self.template, self.guest.vcpus[0], lib.xl_hypercall
@@ -132,7 +152,7 @@ class Driver:
 
 
 def run(*, runs: int = RUNS) -> list[dict]:
-    """All figures: name, ns a request, requests a second, target, and what the floor or target is met by."""
+    """All figures: name, ns and requests a second, target (a fixed one, or the floor) and ratio to it, CPU time."""
     with tempfile.TemporaryDirectory() as folder:
         image = os.path.join(folder, "disk.img")
         Path(image).write_bytes(random.Random(2).randbytes(IMAGE))
@@ -141,15 +161,19 @@ def run(*, runs: int = RUNS) -> list[dict]:
         buf = ffi.new("char[]", 16 * 4096)
         rng = random.Random(1)
 
-        def floor_case(size: int) -> Callable[[int], float]:
+        cpu_ns: dict[str, list[float]] = {}
+
+        def floor_case(name: str, size: int) -> Callable[[int], float]:
+            cpu = cpu_ns[name] = []
             places = floor.ffi.new("long[]", [rng.randrange(0, IMAGE - size, 4096) for _ in range(1024)])
             out = floor.ffi.cast("char *", int(ffi.cast("intptr_t", buf)))
 
             def case(requests: int) -> float:
-                start = time.perf_counter()
+                start, start_cpu = time.perf_counter(), time.thread_time_ns()
                 for _ in range(requests // 1024):
                     assert floor.lib.floor_pread(fd, places, 1024, out, size) == 1024
-                return (time.perf_counter() - start) / (requests // 1024 * 1024) * requests
+                cpu.append((time.thread_time_ns() - start_cpu) / requests)
+                return time.perf_counter() - start
             return case
 
         drivers = {
@@ -163,12 +187,13 @@ def run(*, runs: int = RUNS) -> list[dict]:
             name: (driver.run, 4096 if "44" in name else 20480) for name, driver in drivers.items()}
         cases["ring alone, 512 B, one at a time"] = (drivers["ring alone, 512 B, 1 page"].one, 2048)          # whole rings, so that run() finds its halves
         for size, name in ((512, "512 B"), (4096, "4 KiB"), (45056, "44 KiB")):
-            cases[f"floor: pread, {name}"] = (floor_case(size), 4096 if size > 4096 else 20480)
+            cases[f"floor: pread, {name}"] = (floor_case(f"floor: pread, {name}", size), 4096 if size > 4096 else 20480)
         times: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(runs):
             for name, (case, requests) in cases.items():
                 times[name].append(case(requests) / requests * 1e9)
-        for driver in drivers.values():
+        for name, driver in drivers.items():
+            cpu_ns[name] = driver.cpu_ns
             driver.close()
         os.close(fd)
     median = {name: statistics.median(values) for name, values in times.items()}
@@ -178,7 +203,8 @@ def run(*, runs: int = RUNS) -> list[dict]:
         if name.startswith("file"):
             target = median[f"floor: pread, {name.removeprefix('file, ')}"]
         rows.append({"name": name, "ns": round(ns, 1), "per_second": round(1e9 / ns), "target_ns": target and round(target, 1),
-                     "ratio": target and round(ns / target, 2)})
+                     "ratio": target and round(ns / target, 2),
+                     "cpu_ns": round(statistics.median(cpu_ns[name])) if name in cpu_ns else None})
     return rows
 
 
@@ -191,9 +217,10 @@ def main() -> None:
     if options.json:
         print(json.dumps(rows, indent=1))
         return
-    print(f"{'case':36} {'ns/request':>11} {'requests/s':>11} {'target ns':>10} {'ratio':>6}")
+    print(f"{'case':36} {'ns/request':>11} {'requests/s':>11} {'target ns':>10} {'ratio':>6} {'cpu ns':>7}")
     for row in rows:
-        print(f"{row['name']:36} {row['ns']:11.0f} {row['per_second']:11,} {row['target_ns'] or '':>10} {row['ratio'] or '':>6}")
+        print(f"{row['name']:36} {row['ns']:11.0f} {row['per_second']:11,} {row['target_ns'] or '':>10} {row['ratio'] or '':>6}"
+              f" {row['cpu_ns'] or '':>7}")
 
 
 if __name__ == "__main__":

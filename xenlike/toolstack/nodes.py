@@ -6,7 +6,7 @@ from typing import Any
 
 from xenlike.toolstack.config import DomainConfig
 
-__all__ = ["domain_nodes"]
+__all__ = ["domain_nodes", "remove_domain_nodes"]
 
 #: Directories that the guest may write.
 _GUEST_WRITABLE = ("control/shutdown", "control/sysrq", "control/feature-poweroff", "control/feature-reboot",
@@ -42,3 +42,10 @@ def domain_nodes(xs: Any, domid: int, config: DomainConfig, *, store_port: int, 
         for directory in _GUEST_WRITABLE:
             t.mkdir(f"{home}/{directory}")
             t.set_perms(f"{home}/{directory}", [f"n{domid}"])
+
+
+def remove_domain_nodes(xs: Any, domid: int, config: DomainConfig) -> None:
+    """The toolstack's part of a death; xenstore itself has dropped the nodes that the domain owned."""
+    for path in (f"/local/domain/{domid}", f"/vm/{config.uuid}", f"/local/domain/0/backend/console/{domid}"):
+        if xs.exists(path):
+            xs.rm(path)
