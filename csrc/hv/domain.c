@@ -101,8 +101,7 @@ static void vcpu_free(struct vcpu *v)
 {
     struct arena *a = &v->host->arena;
     script_free(v);
-    if (v->id >= XEN_LEGACY_MAX_VCPUS && !v->info_mfn)
-        arena_free(a, v->info, sizeof *v->info);
+    arena_free(a, v->dummy_info, sizeof *v->dummy_info);
     arena_free(a, v->arch.traps, 256 * sizeof *v->arch.traps);
     arena_free(a, v->tlb, sizeof *v->tlb);
     arena_free(a, v, sizeof *v);
@@ -120,8 +119,10 @@ static int vcpu_create(struct domain *d, u32 id, u32 backend)
     if (id < XEN_LEGACY_MAX_VCPUS) {
         v->info = &d->shared_info->vcpu_info[id];
     } else {                            /* no place in shared_info: nothing is delivered until it registers one */
-        v->info = arena_alloc(&h->arena, sizeof *v->info);
+        v->info = v->dummy_info = arena_alloc(&h->arena, sizeof *v->info);
     }
+    if (v->tlb)
+        v->tlb->generation = 1;
     if (!v->tlb || !v->info) {
         vcpu_free(v);
         return -XEN_ENOMEM;
@@ -175,6 +176,7 @@ struct domain *domain_create(struct host *h, const struct domain_config *c, int 
     *d = (struct domain){ .host = h, .privileged = c->privileged, .state = DOM_paused_new, .refcount = 1, .pause_count = 1,
                           .nr_vcpus = c->nr_vcpus, .weight = c->weight ? (u16)c->weight : 256 };
     memcpy(d->uuid, c->uuid, sizeof d->uuid);
+    d->dying = true;                    /* nobody finds it before it is whole */
     d->ev.max_port = c->max_evtchn_port ? c->max_evtchn_port : 1023;
     int rc = list_insert(h, d, c->domid);
     if (rc) {
@@ -197,6 +199,7 @@ struct domain *domain_create(struct host *h, const struct domain_config *c, int 
         domain_kill(d);
         return NULL;
     }
+    store_release(d->dying, false);
     trace_add(&h->trace, trace_now(h), TRACE_CREATE, d->id, 0, c->max_pages, d->nr_vcpus);
     *err = 0;
     return d;

@@ -47,6 +47,7 @@ struct vcpu {
 
     struct vcpu_info *info;     /* host address of its vcpu_info: in shared_info, or registered; never NULL for id < 32,
                                  * a dummy for id >= 32 until registered */
+    struct vcpu_info *dummy_info;       /* id >= 32: senders may still use it after another was registered; freed with the vCPU */
     u32 info_mfn;               /* registered frame (writable type reference held), 0: none */
     u64 runstate_va;            /* VCPUOP_register_runstate_memory_area, 0: none. [self] */
     u64 time_va;                /* VCPUOP_register_vcpu_time_memory_area, 0: none. [self] */

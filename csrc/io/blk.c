@@ -242,14 +242,6 @@ int xl_blk_stats(struct host *h, s32 id, struct xl_blk_stats *out)
     return 0;
 }
 
-void blk_domain_died(struct host *h, u16 domid)
-{
-    u32 slot = 0;
-    for (struct blk *b; (b = io_device_next(h, blk_run, &slot));)
-        if (b->front == domid || b->back->id == domid)
-            blk_detach(b);
-}
-
 void blk_shutdown(struct host *h)
 {
     u32 slot = 0;

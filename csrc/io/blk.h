@@ -60,17 +60,16 @@ struct xl_blk_stats {
     u32 nr_slots;               /* of the ring */
 };
 
-/* Connects a front end's ring to a disk and begins to serve it. Returns an id >= 0, not used again soon; -EINVAL (configuration, port, or ring grants),
- * -EIO (the ring's indices make no sense), -ESRCH (no such domain), -EBADF, -ENOMEM, -ENOSPC, -EAGAIN (no worker thread). */
+/* Connects a front end's ring to a disk and begins to serve it. Returns an id >= 0 that is not used again soon, or -EINVAL
+ * (configuration, port, or ring grants), -EIO (the ring's indices make no sense), -ESRCH (no domain 0), -EBADF, -ENOMEM,
+ * -ENOSPC, -EAGAIN (no worker thread). */
 int xl_blk_attach(struct host *h, const struct xl_blk_config *c);
 /* Waits for the request under way, then lets go of ring, port and file. Also right when the front end is dead or dying; to be
- * called before the port is closed. -ENOENT: no such id, or the front end's death has detached it. */
+ * called before the port is closed. -ENOENT: no such id. */
 int xl_blk_detach(struct host *h, s32 id);
 int xl_blk_stats(struct host *h, s32 id, struct xl_blk_stats *out);        /* -ENOENT */
 
 #ifndef XL_CDEF
-/* Death of a domain: detaches every disk of which it is the front end (or all, if it serves them). Before its grants are torn down. */
-void blk_domain_died(struct host *h, u16 domid);
 /* Host destruction: stops the worker, detaches every disk. Domains must still be there, or be zombies at most. */
 void blk_shutdown(struct host *h);
 #endif

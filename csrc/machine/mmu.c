@@ -9,6 +9,7 @@ static const u64 VA_PAGE_MASK = ~(u64)(PAGE_SIZE - 1);
 static const u64 M2P_VA_START = MACH2PHYS_VIRT_START;
 
 static inline bool va_canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
+static inline u64 tlb_tag(const struct tlb *t, u64 va) { return (va & VA_PAGE_MASK) | t->generation; }
 static inline struct tlb_entry *tlb_slot(struct tlb *t, bool kernel, u64 va)
 {
     return &t->e[!kernel][(va >> PAGE_SHIFT) % TLB_ENTRIES];
@@ -21,7 +22,9 @@ void tlb_flush_local(struct vcpu *v)
     struct tlb *t = v->tlb;
     u64 stamp = atomic_add(&v->host->tlb_clock, 1) + 1;
     if (t->used) {
-        memset(t->e, 0, sizeof t->e);
+        if (t->generation == PAGE_SIZE - 1)     /* old tags would become valid again */
+            memset(t->e, 0, sizeof t->e);
+        t->generation = t->generation % (PAGE_SIZE - 1) + 1;
         t->used = false;
         stat_inc(v, tlb_flushes);
     }
@@ -32,8 +35,7 @@ void tlb_flush_page_local(struct vcpu *v, u64 va)
 {
     for (int kernel = 0; kernel < 2; kernel++) {
         struct tlb_entry *e = tlb_slot(v->tlb, kernel, va);
-        u64 tag = (va & VA_PAGE_MASK) | 1;
-        if (e->read_tag == tag || e->write_tag == tag)
+        if (e->read_tag == tlb_tag(v->tlb, va))
             e->read_tag = e->write_tag = 0;
     }
 }
@@ -123,7 +125,7 @@ u64 tlb_audit(struct host *h)
             for (unsigned k = 0; k < 2 * TLB_ENTRIES; k++) {
                 const struct tlb_entry *e = &v->tlb->e[k / TLB_ENTRIES][k % TLB_ENTRIES];
                 const struct frame *f = mfn_frame(&h->machine, e->mfn);
-                if (e->write_tag && f->owner != DOMID_INVALID &&        /* a free frame is shot down before it is used again */
+                if (e->write_tag % PAGE_SIZE == v->tlb->generation && f->owner != DOMID_INVALID &&        /* a free frame is shot down before it is used again */
                     pgt_type(read_once(f->type_info)) != PGT_writable_page)
                     bad++;
             }
@@ -229,7 +231,7 @@ static u8 *tlb_fill(struct vcpu *v, u64 va, enum mmu_access access, struct mmu_f
         return NULL;
     }
     stat_inc(v, tlb_fills);
-    u64 mfn = pte_mfn(pte), tag = (va & VA_PAGE_MASK) | 1;
+    u64 mfn = pte_mfn(pte), tag = tlb_tag(v->tlb, va);
     struct tlb_entry *e = tlb_slot(v->tlb, v->kernel_mode, va);
     if (e->read_tag != tag)
         e->write_tag = 0;
@@ -250,7 +252,7 @@ static u8 *tlb_fill(struct vcpu *v, u64 va, enum mmu_access access, struct mmu_f
 static inline u8 *lookup(struct vcpu *v, u64 va, bool write, struct mmu_fault *f)
 {
     struct tlb_entry *e = tlb_slot(v->tlb, v->kernel_mode, va);
-    u64 tag = (va & VA_PAGE_MASK) | 1;
+    u64 tag = tlb_tag(v->tlb, va);
     if (likely((write ? e->write_tag : e->read_tag) == tag))
         return e->page;
     return tlb_fill(v, va, write ? MMU_WRITE : MMU_READ, f);

@@ -16,7 +16,7 @@
 enum { TLB_ENTRIES = 256 };
 
 struct tlb_entry {
-    u64 read_tag, write_tag;    /* va page | 1, 0: invalid. The write side is invalid unless the frame is typed writable */
+    u64 read_tag, write_tag;    /* va page | tlb.generation. The write side is valid only while the frame is typed writable */
     u8 *page;                   /* host address of the frame's first byte */
     u32 mfn;
     u32 pad;
@@ -25,7 +25,8 @@ struct tlb_entry {
 struct tlb {
     struct tlb_entry e[2][TLB_ENTRIES];     /* [0] kernel-mode root, [1] user-mode root */
     u64 stamp;                              /* host->tlb_clock at the last full flush */
-    bool used;                              /* holds entries since then */
+    u32 generation;                         /* 1..4095, in the tags' low bits: a full flush is an increment */
+    bool used;                              /* holds entries of this generation */
 };
 
 struct mmu_fault {

@@ -84,7 +84,7 @@ def run_console(block: Block, folder: Path, environment: dict[str, str]) -> tupl
     for command, _ in shown:
         script += [command, "__status=$?; printf '\\036'; (exit $__status)"]
     script.append("pwd")
-    done = subprocess.run(["bash", "-c", "\n".join(script)], cwd=folder, env=environment, capture_output=True, timeout=120)
+    done = subprocess.run(["bash", "-c", "\n".join(script)], cwd=folder, env=environment, capture_output=True, timeout=60)
     *printed, where = done.stdout.decode().split("\036")
     return [(command, text, out) for (command, text), out in zip(shown, printed, strict=True)], Path(where.strip())
 

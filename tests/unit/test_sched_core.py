@@ -173,6 +173,18 @@ def test_yield_lets_the_others_run(host):
     assert order == [a.id, b.id, c.id] * 50
 
 
+def test_yield_gives_way_to_a_vcpu_with_less_credit(host):
+    """A spinner that has just woken outranks the one it waits for; its yields must count more than its credit, or it spins
+    a slice away for every answer."""
+    hog = host.script([compute(20 * US), add(1, r=2), jump(0)])
+    hog.unpause()
+    host.run(ns=8 * MS)                 # has little credit left now
+    spinner = host.script([setreg(5, r=1), yield_(), loop(1, r=1), end()])
+    before = hog.regs()[2]
+    assert host.finish(spinner) == [0]
+    assert hog.regs()[2] - before >= 5 * 25, "the hog got less than half a millisecond for each yield"
+
+
 def test_yield_alone_comes_back(host):
     """With nobody to yield to, the caller goes on."""
     guest = host.script([setreg(100, r=1), yield_(), loop(1, r=1), end()])
@@ -399,6 +411,18 @@ def test_an_old_polls_timer_does_not_end_the_next_poll(host):
     first_due, _, first_ran, events, second_due, second_ran = guest.regs()[1:7]
     assert first_ran < first_due and events == 1
     assert 0 <= second_ran - second_due <= 1 * US
+
+
+def test_a_polls_timer_goes_with_the_poll(host):
+    """Left behind, it would keep an idle host from noticing that nothing can happen any more."""
+    guest = host.script([end()], [end()])
+    port = guest.bind_ipi(0)
+    guest.load([now(1000 * MS, r=1), poll(port, reg(1), ARG, r=2), ack(r=4), block(), end()])
+    guest.load([compute(2 * MS), send(guest.port_at(port)), block(), end()], vcpu=1)
+    guest.unpause()
+    with pytest.raises(Stalled):
+        host.run()
+    assert guest.regs()[4] == 1 and host.now() < 100 * MS
 
 
 def test_poll_without_timeout_after_one_with(host):

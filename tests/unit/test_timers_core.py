@@ -230,6 +230,29 @@ def test_a_timer_interrupts_a_computing_neighbour():
         assert host.finish(guest) == [0]
 
 
+def test_a_timer_fires_in_the_middle_of_its_setters_slice(host):
+    """A kernel that goes on working after it has set its tick must get the tick then, not when its slice is over."""
+    guest = host.script([now(MS, r=1), call(SET_TIMER_OP, reg(1)), compute(5 * MS), end()])
+    guest.bind_virq(VIRQ_TIMER)
+    assert host.finish(guest) == [0]
+    out = ffi.new("struct trace_record[]", 8000)
+    count = lib.xl_trace_read(host.ptr, out, 8000)
+    assert [t.time - guest.regs()[1] for t in out[0:count] if t.kind == lib.TRACE_TIMER] == [0]
+
+
+def test_a_timer_set_from_outside_wakes_a_sleeping_pcpu():
+    """Real clock: the thread of an idle pCPU sleeps for ever, and somebody else puts a timer on its heap."""
+    with ScriptHost(virtual=False, pcpus=2) as host:
+        guest = host.script([wait(30, r=3), end()])
+        guest.bind_virq(VIRQ_TIMER)
+        guest.unpause()
+        for n in range(30):
+            host.run(lambda: guest.runstate()[0] == 2)          # blocked
+            assert guest.call(SET_TIMER_OP, host.now() + 200 * US) == 0
+            host.run(lambda: guest.regs()[3] > n)
+        host.run(lambda: host.shutdowns)
+
+
 def test_timers_die_with_their_domain(host):
     """An expiry in freed memory."""
     guest = host.script([end()], [end()])

@@ -305,7 +305,7 @@ def _visible(session: Session, names: Names, before: Node, after: Node) -> bool:
     """Whether `session` may hear of a change at `names`: it can read the node, or its parent, before or after."""
     for top in (after, before):
         for where in (names, names[:-1]):
-            node = tree.lookup(top, where)
+            node = tree.lookup(top, where) if where else None
             if node is not None and session.allowed(node.perms) & READ:
                 return True
     return False

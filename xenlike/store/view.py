@@ -127,7 +127,7 @@ class View:
         node = None
         while node is None:
             depth -= 1
-            node = self.find(names[:depth])
+            node = self.find(names[:depth] or ROOT)  # above an unknown special there is "/", as for errors
         if session.privileged or session.allowed(node.perms) & need:
             return depth, node
         raise _denied(names)

@@ -55,7 +55,7 @@ class BlockOps(Protocol):
         ...
 
     def detach(self, ident: int) -> None:
-        """Stop serving (``xl_blk_detach``). Does not raise if the front end's death has detached it already."""
+        """Stop serving (``xl_blk_detach``). Does not raise if it is detached already."""
         ...
 
 

@@ -86,9 +86,7 @@ class Client:
 
 
 def parent(path: str) -> str:
-    """The path one level up; of "/", and of a special, nothing."""
-    if path == "/" or path.startswith("@"):
-        return path.rpartition("/")[0]
+    """The path one level up. Above an unknown special, as in Xen, is "/"; above "/" as well."""
     return path.rpartition("/")[0] or "/"
 
 
@@ -367,11 +365,6 @@ class StoreModel:
         """The nearest existing ancestor. EACCES if the client has nothing of `need` there."""
         while True:
             path = parent(path)
-            if not path:  # an unknown special: nobody's but dom0's
-                self._use(client, path, tx)
-                if client.privileged:
-                    raise Refused("ENOENT")
-                raise Refused("EACCES")
             node = self._look(client, path, tx)
             if node is not None:
                 if not self._access(client, node)[0] & need:
@@ -388,7 +381,7 @@ class StoreModel:
         return node
 
     def _children(self, nodes: Nodes, path: str) -> list[str]:
-        return [below.rpartition("/")[2] for below in nodes if below != path and parent(below) == path]
+        return [below.rpartition("/")[2] for below in nodes if below not in ("/", *SPECIALS) and parent(below) == path]
 
     # Changing. A change maps paths to their new (value, perms), or to None.
 
@@ -491,10 +484,11 @@ class StoreModel:
                 self._send(watch, told)
 
     def _may_know(self, client: Client, path: str, before: Nodes, after: Nodes) -> bool:
-        """The node, or its parent, must be readable; before the change will do."""
+        """The node, or its parent, must be readable; before the change will do. Specials have no parent in this."""
         if client.privileged:
             return True
-        candidates = [nodes.get(where) for nodes in (before, after) for where in (path, parent(path))]
+        looked_at = (path,) if path in ("/", *SPECIALS) else (path, parent(path))
+        candidates = [nodes.get(where) for nodes in (before, after) for where in looked_at]
         return any(node is not None and self._access(client, node)[0] & READ for node in candidates)
 
     def _announce(self, special: str, domid: int) -> None:
