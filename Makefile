@@ -1,22 +1,26 @@
 # Everything a newcomer needs:  make demo  and  make test  set up what they use, in .venv; nothing needs root.
 #
-#   PYTHON=python3.12   the interpreter that .venv is made with
-#   PYTEST="-k events"  more arguments for pytest
+#   PYTHON=python3.12      the interpreter that .venv is made with
+#   PYTEST="-k events -x"  more arguments for pytest
+#   BENCH="--quick"        more arguments for the benchmarks
 
 PYTHON ?= python3
 PYTEST ?=
+BENCH  ?=
 VENV   := .venv
 PY     := $(VENV)/bin/python
 CSRC   := $(shell find csrc -name '*.[ch]' -o -name '*.def') xenlike/_build.py
 
-.PHONY: help build demo test asan asan-test clean
+.PHONY: help build demo test bench wheel-test asan-test clean
 
 help:
-	@echo 'make build      set up .venv and build the C core; the command is $(VENV)/bin/xenlike'
-	@echo 'make demo       two guests on a real disk image'
-	@echo 'make test       all tests (PYTEST="-k name -x" adds arguments)'
-	@echo 'make asan-test  the tests of the core on a build with AddressSanitizer and UBSan (docs/sanitizers.md)'
-	@echo 'make clean      remove what was built, .venv too'
+	@echo 'make build       set up $(VENV) and build the C core; the command is then $(VENV)/bin/xenlike'
+	@echo 'make demo        two guests on a real disk image'
+	@echo 'make test        all tests'
+	@echo 'make bench       what is measured, as a table and in build/bench.json'
+	@echo 'make asan-test   tests of the core on a build with AddressSanitizer and UBSan (docs/sanitizers.md)'
+	@echo 'make wheel-test  source distribution and wheel: build, install, use'
+	@echo 'make clean       remove all that was built, $(VENV) too'
 
 build: $(VENV)/core.stamp
 
@@ -26,19 +30,28 @@ demo: build
 test: build
 	$(PY) -m pytest $(PYTEST)
 
+bench: build
+	@mkdir -p build
+	$(PY) tests/bench --json build/bench.json $(BENCH)
+
 asan-test: build
 	PYTHON=$(abspath $(PY)) scripts/asan_test.sh $(PYTEST)
 
-# The virtual environment, again when what it must hold has changed.
+wheel-test: build
+	PYTHON=$(abspath $(PY)) scripts/wheel_test.sh
+
 $(VENV)/deps.stamp: pyproject.toml scripts/setup_venv.sh
 	@PYTHON=$(PYTHON) scripts/setup_venv.sh $(VENV)
 	@touch $@
 
-# The core. The first time it is built by installing the package in place; later only the core is built again.
-$(VENV)/core.stamp: $(VENV)/deps.stamp setup.py $(CSRC)
-	@echo 'building the C core'
-	@if [ -e $(VENV)/installed.stamp ] && [ $(VENV)/installed.stamp -nt pyproject.toml ]; then $(PY) xenlike/_build.py; \
-	else $(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable . && touch $(VENV)/installed.stamp; fi
+$(VENV)/install.stamp: $(VENV)/deps.stamp setup.py
+	@scripts/setup_venv.sh --install $(VENV)
+	@touch $@ $(VENV)/core.stamp
+
+# Installed in place already: only the core is to be built again.
+$(VENV)/core.stamp: $(VENV)/install.stamp $(CSRC)
+	@echo "building xenlike's C core"
+	@$(PY) xenlike/_build.py
 	@touch $@
 
 clean:

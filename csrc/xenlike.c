@@ -92,12 +92,20 @@ u64 xl_random(struct host *h) { return rng_u64(&h->rng); }
 
 /* ---- the lane ---------------------------------------------------------------------------------------------------- */
 
+/* A vCPU queues its cold hypercall while its thread still runs it: Python must not touch it before it rests. */
+static void settle(struct host *h, const struct lane_exit *e)
+{
+    struct vcpu *v = e->kind == EXIT_HYPERCALL ? xl_vcpu(h, e->domid, e->vcpu) : NULL;
+    if (v)
+        vcpu_wait_rest(v);
+}
+
 int xl_run(struct host *h, struct lane_exit *exits, int n)
 {
     for (unsigned round = 0; round < RUN_BEFORE_SIGNALS; round++) {
         int count = 0;
         while (count < n && lane_pop(h, &exits[count]))
-            count++;
+            settle(h, &exits[count++]);
         if (count)
             return count;
 
@@ -110,8 +118,10 @@ int xl_run(struct host *h, struct lane_exit *exits, int n)
             exits[0] = (struct lane_exit){ .kind = EXIT_PYTHON, .domid = v->domain->id, .vcpu = v->id };
             return 1;
         case PCPU_IDLE:
-            if (lane_pop(h, &exits[0]))         /* a timer that was due queued it */
+            if (lane_pop(h, &exits[0])) {       /* a timer that was due queued it */
+                settle(h, &exits[0]);
                 return 1;
+            }
             bool stalled = h->clock.kind == CLOCK_VIRTUAL && deadline == NEVER;
             exits[0] = (struct lane_exit){ .kind = stalled ? EXIT_STALLED : EXIT_IDLE, .a = deadline };
             return 1;
@@ -122,7 +132,7 @@ int xl_run(struct host *h, struct lane_exit *exits, int n)
 
 static bool lane_has_work(struct host *h)
 {
-    return read_once(h->lane.head) != read_once(h->lane.tail) || read_once(h->queues[0].nr_queued);
+    return read_once(h->lane.head) != read_once(h->lane.tail) || pcpu_kicked(&h->pcpu[0]) || read_once(h->queues[0].nr_queued);
 }
 
 int xl_wait(struct host *h, int fd, u64 deadline)
@@ -452,6 +462,7 @@ int xl_vcpu_enter(struct vcpu *v)
     return 1;
 }
 
+void xl_vcpu_check_slice(struct vcpu *v) { vcpu_check_slice(v); }
 void xl_vcpu_park(struct vcpu *v) { sched_put_back(v); }
 
 int xl_vcpu_set_bases(struct vcpu *v, u64 kernel_l4, u64 user_l4)
@@ -515,7 +526,8 @@ void xl_vcpu_stats(struct vcpu *v, u64 *stats, u64 *hypercalls64)
 
 void xl_vcpu_runstate(struct vcpu *v, u64 *out6)
 {
-    struct vcpu_runstate_info r = v->runstate;
+    struct vcpu_runstate_info r;
+    vcpu_runstate_get(v, &r);
     out6[0] = (u64)r.state;
     out6[1] = r.state_entry_time;
     for (unsigned i = 0; i < 4; i++)

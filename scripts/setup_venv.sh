@@ -1,16 +1,34 @@
 #!/bin/sh
 # Makes a virtual environment with what building and testing need. Called by the Makefile and .ci/run.
 #
-#   scripts/setup_venv.sh VENV [--check]
+#   scripts/setup_venv.sh --check     only look whether the system has what is needed; names what is missing, exit status 3
+#   scripts/setup_venv.sh VENV        make or update the virtual environment VENV
+#   scripts/setup_venv.sh --install VENV   build the package in place and install it there (the command, pytest's plugin)
 #
-# PYTHON names the interpreter (default: python3). --check only looks whether the system has what is needed; it prints what is
-# missing, and exits with 3. Nothing here needs root.
+# PYTHON names the interpreter (default: python3). Nothing here needs root.
 set -eu
+cd "$(dirname "$0")/.."
 
-venv=$1
 python=${PYTHON:-python3}
-missing=
-packages=
+
+check() {
+    missing=
+    packages=
+    command -v "${CC:-cc}" >/dev/null 2>&1 || lacks "a C compiler (${CC:-cc})" gcc
+    command -v make >/dev/null 2>&1 || lacks make make
+    if ! command -v "$python" >/dev/null 2>&1; then
+        lacks "Python ($python)" "python3 python3-venv python3-dev"
+    elif ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+        lacks "Python 3.10 or later: $python is $("$python" -V 2>&1); name another one, PYTHON=python3.11" python3
+    else
+        "$python" -c 'import venv, ensurepip' 2>/dev/null || lacks "Python's venv module" python3-venv
+        "$python" -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || lacks "Python's C headers (Python.h)" python3-dev
+    fi
+    [ -z "$missing" ] && return
+    printf 'To build xenlike this machine lacks:%s\nOn Debian or Ubuntu:  apt-get install%s\n' "$missing" "$packages" >&2
+    exit 3
+}
 
 lacks() {                   # what, Debian packages
     missing="$missing
@@ -18,36 +36,46 @@ lacks() {                   # what, Debian packages
     packages="$packages $2"
 }
 
-command -v "${CC:-cc}" >/dev/null 2>&1 || lacks "a C compiler (${CC:-cc})" gcc
-command -v make >/dev/null 2>&1 || lacks "make" make
-if ! command -v "$python" >/dev/null 2>&1; then
-    lacks "Python ($python)" "python3 python3-venv python3-dev"
-elif ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-    lacks "Python 3.10 or later ($python is $("$python" -V 2>&1)); another one can be named: make PYTHON=python3.11" "python3"
-else
-    "$python" -c 'import venv, ensurepip' 2>/dev/null || lacks "Python's venv module" python3-venv
-    "$python" -c 'import os, sys, sysconfig
-sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || lacks "Python's C headers (Python.h)" python3-dev
-fi
+quietly() {                 # runs a command; its output is shown if it fails
+    log=$(mktemp)
+    "$@" >"$log" 2>&1 && status=0 || status=$?
+    [ "$status" = 0 ] || cat "$log" >&2
+    rm -f "$log"
+    return "$status"
+}
 
-if [ -n "$missing" ]; then
-    printf 'To build xenlike this machine lacks:%s\nOn Debian or Ubuntu:  apt-get install%s\n' "$missing" "$packages" >&2
-    exit 3
-fi
-[ "${2:-}" != --check ] || exit 0
-
-echo "setting up $venv"
-[ -x "$venv/bin/python" ] && "$venv/bin/python" -c 'import pip' 2>/dev/null || "$python" -m venv --clear "$venv"
-
-# The lists are pyproject.toml's own. Its build requirements are installed too: the package is built without isolation, so that
-# a rebuild fetches nothing.
-"$venv/bin/python" - <<'EOF' | xargs -d '\n' "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade
+# The lists are pyproject.toml's own. Build requirements are among them: the package is built without isolation, so that
+# building again fetches nothing.
+requirements() {
+    "$1/bin/python" - <<'EOF'
 try:
     import tomllib
-except ImportError:             # Python 3.10
+except ImportError:         # Python 3.10
     from pip._vendor import tomli as tomllib
 with open("pyproject.toml", "rb") as file:
-    project = tomllib.load(file)
-print(*project["build-system"]["requires"], *project["project"]["dependencies"],
-      *project["project"]["optional-dependencies"]["test"], sep="\n")
+    toml = tomllib.load(file)
+project = toml["project"]
+print(*toml["build-system"]["requires"], *project["dependencies"], *project["optional-dependencies"]["test"], sep="\n")
 EOF
+}
+
+case ${1:-} in
+--check)
+    check ;;
+--install)
+    venv=$2
+    echo "building xenlike's C core"
+    quietly "$venv/bin/python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps --editable . ;;
+-* | '')
+    echo "usage: scripts/setup_venv.sh [--check | --install VENV | VENV]" >&2
+    exit 2 ;;
+*)
+    venv=$1
+    check
+    echo "setting up $venv"
+    "$venv/bin/python" -c 'import pip' 2>/dev/null || "$python" -m venv --clear "$venv"
+    requirements "$venv" | (
+        set --
+        while read -r word; do set -- "$@" "$word"; done
+        quietly "$venv/bin/python" -m pip install --disable-pip-version-check "$@") ;;
+esac

@@ -117,6 +117,10 @@ class PythonVcpu:
         """Blocked, paused, down, or the slice is over."""
         return (self.c.exit_work & lib.WORK_park) != 0
 
+    def check_slice(self) -> None:
+        """Makes ``must_rest`` true if the scheduler's slice is over: a program that has more to do asks now and then."""
+        lib.xl_vcpu_check_slice(self.c)
+
     def burn(self, ns: int) -> None:
         """Computes for ns of CPU time before the program goes on: set it, then return from ``run``."""
         self.c.burn_ns = ns

@@ -207,26 +207,41 @@ struct domain *domain_create(struct host *h, const struct domain_config *c, int 
 
 /* ---- pausing ----------------------------------------------------------------------------------------------------- */
 
+/* The vCPUs' VPF_paused follows state and pause_count, and changes under d->lock with them: or an unpause that was overtaken by a
+ * shutdown would set vCPUs going in a domain that has ended. [lock] */
+static void pause_vcpus(struct domain *d)
+{
+    for (u32 i = 0; i < d->nr_vcpus; i++)
+        if (d->vcpu[i])
+            vcpu_pause(d->vcpu[i], VPF_paused);
+}
+
+/* Waits until none of them is on a pCPU any more. No lock held. */
+static void wait_rest(struct domain *d)
+{
+    for (u32 i = 0; i < d->nr_vcpus; i++)
+        if (d->vcpu[i])
+            vcpu_wait_rest(d->vcpu[i]);
+}
+
 void domain_pause(struct domain *d)
 {
     spin_lock(&d->lock);
     d->pause_count++;
+    pause_vcpus(d);
     spin_unlock(&d->lock);
-    for (u32 i = 0; i < d->nr_vcpus; i++)
-        if (d->vcpu[i])
-            vcpu_pause_sync(d->vcpu[i], VPF_paused);
+    wait_rest(d);
 }
 
 void domain_unpause(struct domain *d)
 {
     spin_lock(&d->lock);
-    bool run = d->pause_count && --d->pause_count == 0 && d->state <= DOM_running;
-    if (run)
+    if (d->pause_count && --d->pause_count == 0 && d->state <= DOM_running) {
         d->state = DOM_running;
-    spin_unlock(&d->lock);
-    if (run)
         for (u32 i = 0; i < d->nr_vcpus; i++)
             vcpu_unpause(d->vcpu[i], VPF_paused);
+    }
+    spin_unlock(&d->lock);
 }
 
 /* ---- death ------------------------------------------------------------------------------------------------------- */
@@ -236,7 +251,7 @@ static void tell_lane(struct domain *d)
     lane_push(d->host, (struct lane_exit){ .kind = EXIT_DOMAIN, .domid = d->id, .a = d->state, .b = d->shutdown_code });
 }
 
-/* Moves d to "shut down" with `code` once; later calls change nothing. True for the call that did it. */
+/* Moves d to "shut down" with `code` once, and stops its vCPUs; later calls change nothing. True for the call that did it. */
 static bool set_shutdown(struct domain *d, u8 code, const char *reason)
 {
     spin_lock(&d->lock);
@@ -245,25 +260,20 @@ static bool set_shutdown(struct domain *d, u8 code, const char *reason)
         d->state = DOM_shutdown;
         if (!d->shutdown_code_set)
             d->shutdown_code = code;
-        if (reason)
+        if (reason) {
+            d->shutdown_code = code;    /* whatever SCHEDOP_shutdown_code promised */
             snprintf(d->crash_reason, sizeof d->crash_reason, "%s", reason);
+        }
+        pause_vcpus(d);
     }
     spin_unlock(&d->lock);
     return first;
-}
-
-static void stop_vcpus(struct domain *d)
-{
-    for (u32 i = 0; i < d->nr_vcpus; i++)
-        if (d->vcpu[i])
-            vcpu_pause(d->vcpu[i], VPF_paused);
 }
 
 void domain_shutdown(struct domain *d, u8 reason)
 {
     if (!set_shutdown(d, reason, NULL))
         return;
-    stop_vcpus(d);
     trace_add(&d->host->trace, trace_now(d->host), TRACE_SHUTDOWN, d->id, 0, d->shutdown_code, 0);
     tell_lane(d);
     send_global_virq(d->host, VIRQ_DOM_EXC);
@@ -278,8 +288,6 @@ void domain_crash(struct domain *d, const char *fmt, ...)
     va_end(ap);
     if (!set_shutdown(d, SHUTDOWN_crash, reason))
         return;
-    d->shutdown_code = SHUTDOWN_crash;  /* whatever SCHEDOP_shutdown_code promised */
-    stop_vcpus(d);
     trace_add(&d->host->trace, trace_now(d->host), TRACE_CRASH, d->id, 0, 0, 0);
     tell_lane(d);
     send_global_virq(d->host, VIRQ_DOM_EXC);
@@ -291,13 +299,12 @@ void domain_kill(struct domain *d)
     spin_lock(&d->lock);
     bool first = d->state < DOM_dying;
     d->state = DOM_dying;
+    pause_vcpus(d);
     spin_unlock(&d->lock);
     if (!first)
         return;
+    wait_rest(d);
 
-    for (u32 i = 0; i < d->nr_vcpus; i++)
-        if (d->vcpu[i])
-            vcpu_pause_sync(d->vcpu[i], VPF_paused);
     spin_lock(&d->mm.list_lock);        /* whoever allocates under this lock has either finished or sees dying */
     store_release(d->dying, true);
     spin_unlock(&d->mm.list_lock);

@@ -33,8 +33,10 @@ void lane_push(struct host *h, struct lane_exit e)
 {
     struct lane *l = &h->lane;
     spin_lock(&l->lock);
-    if (l->tail - l->head < l->capacity || grow(h))
-        l->queue[l->tail++ & (l->capacity - 1)] = e;
+    if (l->tail - l->head < l->capacity || grow(h)) {
+        l->queue[l->tail & (l->capacity - 1)] = e;
+        store_release(l->tail, l->tail + 1);    /* looked at without the lock */
+    }
     spin_unlock(&l->lock);
     lane_kick(h);
 }
@@ -46,8 +48,10 @@ bool lane_pop(struct host *h, struct lane_exit *e)
         return false;
     spin_lock(&l->lock);
     bool some = l->head != l->tail;
-    if (some)
-        *e = l->queue[l->head++ & (l->capacity - 1)];
+    if (some) {
+        *e = l->queue[l->head & (l->capacity - 1)];
+        store_release(l->head, l->head + 1);
+    }
     spin_unlock(&l->lock);
     return some;
 }

@@ -14,7 +14,6 @@
 
 /* Continues VPF_* of hv/states.h: VCPUOP_initialise is at work on it. Whoever sets the bit does it alone, and the vCPU
  * cannot run half made, even if somebody brings it up meanwhile. */
-enum { VPF_initialising = 16 };
 
 static const u64 TICK_MIN = 1000000, TICK_MAX = ~0ul >> 2;
 

@@ -22,6 +22,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(ROOT)]
 
 from guest_sdk import Future, Guest  # noqa: E402
+from harness import Case, Size  # noqa: E402
 
 from xenlike import Host  # noqa: E402
 
@@ -91,15 +92,13 @@ class Idlers:
         return lambda: self.found[key]
 
 
-def cases(stack: ExitStack, size) -> list:
-    from harness import Case
-
+def cases(stack: ExitStack, size: Size) -> list[Case]:
     threaded, inline = stack.enter_context(Host()), stack.enter_context(Host(threaded=False))
     idlers, each = Idlers(size.of(1000, 10)), size.of(10, 1)
     name = f"{idlers.count:,} idle Python guests"
     return [
         Case(f"create, first line, destroy ({MEMORY} MiB)", "ms", come_and_go(threaded, each), 5, digits=2),
-        Case("the same, host without a thread", "ms", come_and_go(inline, each), digits=2),
+        Case("create to destroy, host without a thread", "ms", come_and_go(inline, each), digits=2),
         Case(f"{name}: memory each", "KiB", idlers.run, runs=1),
         Case(f"{name}: of it guest frames", "KiB", idlers.last("frames"), runs=1),
         Case(f"{name}: made in", "ms each", idlers.last("ms"), runs=1, digits=2),

@@ -246,7 +246,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Domains.
 
-    @move(2, who=WHO, domid=DOMIDS, whose=[0, *DOMIDS], what=HAPPENINGS)
+    @move(3, who=WHO, domid=DOMIDS, whose=[0, *DOMIDS], what=HAPPENINGS)
     def domain(self, who, domid, whose, what):
         model = self.model
         if what == "introduce":
@@ -303,7 +303,7 @@ def test_random_walk(seed):
     rng = random.Random(seed)
     weights = [weight for _, weight, _ in MOVES]
     reached: Counter[tuple[bool, str, str]] = Counter()
-    for stretch in range(40):
+    for stretch in range(30):
         machine = StoreMachine()
         machine.furnish()
         for step in range(250):

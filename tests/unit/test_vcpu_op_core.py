@@ -359,7 +359,9 @@ def test_a_registered_frame_stays_writable_typed(host):
 
 
 def test_vcpus_beyond_32_need_a_registered_area(host):
-    """shared_info has room for 32. The others start with a clean, masked area of their own, or not at all."""
+    """shared_info has room for 32. The others start with a clean, masked area of their own, or not at all; and destruction
+    gives back both the area and what stood in for it before."""
+    before = host.usage()
     guest = host.script(*[[end()]] * 34, up=1)
     context(guest)
     assert op(guest, INITIALISE, 31, CONTEXT) == 0
@@ -369,6 +371,8 @@ def test_vcpus_beyond_32_need_a_registered_area(host):
     assert (pending, mask, selector, cr2) == (1, 1, ALL, 0)
     assert guest.read(guest.va(5) + 96, 32) == bytes(guest.shared[32:64]), "time works there, too"
     assert op(guest, INITIALISE, 33, CONTEXT) == 0 and op(guest, UP, 33) == 0
+    guest.destroy()
+    assert host.usage() == before
 
 
 def test_a_guest_runs_on_its_registered_area():
