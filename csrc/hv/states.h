@@ -11,7 +11,7 @@ enum {
     VPF_down     = 2,           /* VCPUOP_down, or never brought up */
     VPF_paused   = 4,           /* the domain is paused, shut down, or dying */
     VPF_lane     = 8,           /* waits for Python to finish a cold hypercall */
-    VPF_initialising = 16,      /* VCPUOP_initialise is filling it in */
+    VPF_initialising = 16,      /* VCPUOP_initialise fills it in: whoever sets it does so alone, and nobody runs a half-made vCPU */
 };
 
 /* exit_work (WORK_*): what whoever runs the vCPU must look at after each hypercall and before entering the guest. */

@@ -12,9 +12,6 @@
 #include "hv/hypercall.h"
 #include "xen/sched.h"
 
-/* Continues VPF_* of hv/states.h: VCPUOP_initialise is at work on it. Whoever sets the bit does it alone, and the vCPU
- * cannot run half made, even if somebody brings it up meanwhile. */
-
 static const u64 TICK_MIN = 1000000, TICK_MAX = ~0ul >> 2;
 
 static inline bool canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }

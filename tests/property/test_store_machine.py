@@ -21,7 +21,7 @@ from xenlike.store.wire import Type
 from xenlike.testing.models.store import LETTERS, Refused, StoreModel
 
 #: Small, so that histories run into them.
-QUOTAS = {"nodes": 6, "watches": 3, "transactions": 2, "transaction-nodes": 8, "node-permissions": 3, "node-size": 12,
+QUOTAS = {"nodes": 6, "watches": 3, "transactions": 2, "transaction-nodes": 6, "node-permissions": 3, "node-size": 12,
           "path-max": 15}
 
 #: Who is there: (domain, privileged). Two of them twice, to see which state is the connection's, which the domain's.
