@@ -46,12 +46,12 @@ $(VENV)/deps.stamp: pyproject.toml scripts/setup_venv.sh
 
 $(VENV)/install.stamp: $(VENV)/deps.stamp setup.py
 	@scripts/setup_venv.sh --install $(VENV)
-	@touch $@ $(VENV)/core.stamp
+	@touch $@ $(VENV)/core.fresh
 
-# Installed in place already: only the core is to be built again.
+# Installing has built the core; from then on it is built alone.
 $(VENV)/core.stamp: $(VENV)/install.stamp $(CSRC)
-	@echo "building xenlike's C core"
-	@$(PY) xenlike/_build.py
+	@if [ -e $(VENV)/core.fresh ]; then rm $(VENV)/core.fresh; \
+	else echo "building xenlike's C core" && $(PY) xenlike/_build.py; fi
 	@touch $@
 
 clean:

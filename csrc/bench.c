@@ -26,6 +26,14 @@ static s64 floor_call(u64 n, u8 *buf, u64 size)
     return 0;
 }
 
+static s64 floor_atomic(u64 n, u8 *buf, u64 size)
+{
+    u64 word = 0;
+    for (u64 i = 0; i < n; i++)
+        atomic_add(&word, 1);
+    return 0;
+}
+
 static s64 floor_clock(u64 n, u8 *buf, u64 size)
 {
     for (u64 i = 0; i < n; i++)
@@ -85,8 +93,8 @@ static s64 floor_wake(u64 n, u8 *buf, u64 size)
 }
 
 static floor_fn *const floors[] = {
-    [BENCH_FLOOR_CALL] = floor_call,     [BENCH_FLOOR_CLOCK] = floor_clock, [BENCH_FLOOR_MEMCPY] = floor_memcpy,
-    [BENCH_FLOOR_PREAD] = floor_pread,   [BENCH_FLOOR_WAKE] = floor_wake,
+    [BENCH_FLOOR_CALL] = floor_call,     [BENCH_FLOOR_ATOMIC] = floor_atomic, [BENCH_FLOOR_CLOCK] = floor_clock,
+    [BENCH_FLOOR_MEMCPY] = floor_memcpy, [BENCH_FLOOR_PREAD] = floor_pread,   [BENCH_FLOOR_WAKE] = floor_wake,
 };
 STATIC_ASSERT(ARRAY_SIZE(floors) == BENCH_NR_FLOORS);
 

@@ -10,6 +10,7 @@
 /* What the host itself needs for one thing: the floors that figures are compared with. */
 #define BENCH_FLOORS(X)                                                                             \
     X(CALL,     "an indirect call of an empty function")                                            \
+    X(ATOMIC,   "a locked add to a word of one's own")                                              \
     X(CLOCK,    "reading CLOCK_MONOTONIC")                                                          \
     X(MEMCPY,   "copying a page: buf is 2 * size pages, page i is copied to page size + i")         \
     X(PREAD,    "pread of 512 bytes of descriptor `size` into buf, at the places of a 4 MiB file")  \

@@ -42,8 +42,7 @@ from xenlike.engine import ffi, lib
 if not xenlike.__file__.startswith(sys.argv[1]):
     sys.exit(f"{xenlike.__file__} is not the copy in {sys.argv[1]}")
 with xenlike.Host(clock="virtual") as host:
-    mfn = next(m for m in range(1 << 16) if lib.xl_m2p(host.c, m) == 0 and not lib.xl_frame_read(host.c, 0, m, 0, bytearray(8), 8))
-    lib.xl_frame_write(host.c, 0, mfn, 0, ffi.new("char[16]"), 4096)
+    lib.xl_trace_read(host.c, ffi.new("struct trace_record[1]"), 16)
 EOF
 grep -q 'AddressSanitizer: heap-buffer-overflow' selftest.log || { cat selftest.log >&2; exit 1; }
 

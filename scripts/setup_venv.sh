@@ -36,10 +36,10 @@ lacks() {                   # what, Debian packages
     packages="$packages $2"
 }
 
-quietly() {                 # runs a command; its output is shown if it fails
+quietly() {                 # runs a command; the end of its output is shown if it fails
     log=$(mktemp)
     "$@" >"$log" 2>&1 && status=0 || status=$?
-    [ "$status" = 0 ] || cat "$log" >&2
+    [ "$status" = 0 ] || tail -n 40 "$log" >&2
     rm -f "$log"
     return "$status"
 }

@@ -176,6 +176,7 @@ struct domain *domain_create(struct host *h, const struct domain_config *c, int 
     *d = (struct domain){ .host = h, .privileged = c->privileged, .state = DOM_paused_new, .refcount = 1, .pause_count = 1,
                           .nr_vcpus = c->nr_vcpus, .weight = c->weight ? (u16)c->weight : 256 };
     memcpy(d->uuid, c->uuid, sizeof d->uuid);
+    domain_watchdogs_init(d);
     d->dying = true;                    /* nobody finds it before it is whole */
     d->ev.max_port = c->max_evtchn_port ? c->max_evtchn_port : 1023;
     int rc = list_insert(h, d, c->domid);

@@ -5,7 +5,7 @@
 
 enum {
     HYPERCALL_VIRTUAL_NS = 100,         /* what a hypercall costs on the virtual clock, whatever it does */
-    MULTICALL_MAX = 1 << 20,            /* entries in one call. Xen would preempt; nobody but an attacker gets here */
+    WORK_MULTICALL_ENTRY = 64,          /* so many entries, too, as work allows. Xen would preempt; only an attacker gets here */
 };
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
@@ -44,6 +44,15 @@ static inline s64 dispatch(struct vcpu *v, u64 nr, const u64 *a)
     return table[nr](v, a);
 }
 
+bool hypercall_charge(struct vcpu *v, u64 work)
+{
+    v->work += work;
+    if (likely(v->work <= HYPERCALL_WORK_LIMIT))
+        return true;
+    domain_crash(v->domain, "one hypercall did the work of %lu page-table entries and had not ended", HYPERCALL_WORK_LIMIT);
+    return false;
+}
+
 /* ---- entry and exit ---------------------------------------------------------------------------------------------- */
 
 /* The work of a return to the guest (section 3.4, step 4). */
@@ -67,6 +76,7 @@ static inline u64 digest_args(const struct host *h, const u64 *a)
 s64 hypercall(struct vcpu *v, u64 nr, const u64 a[5])
 {
     stat_inc(v, hypercalls);
+    v->work = 0;
     clock_advance(&v->host->clock, HYPERCALL_VIRTUAL_NS);
     s64 rc = dispatch(v, nr, a);
     if (unlikely(rc == HYPERCALL_COLD)) {
@@ -95,8 +105,7 @@ static s64 multicall_run(struct vcpu *v)
     while (v->multicall.next < v->multicall.count) {
         u64 at = v->multicall.list + v->multicall.next * sizeof(struct multicall_entry);
         struct multicall_entry e;
-        if (unlikely(v->multicall.next == MULTICALL_MAX))
-            domain_crash(v->domain, "multicall: one call had %lu entries", v->multicall.count);
+        u64 mm_work = read_once(v->domain->mm.work);
         if (read_once(v->domain->state) > DOM_running || copy_from_guest(v, &e, at, sizeof e)) {
             v->in_multicall = false;
             return -XEN_EFAULT;
@@ -118,6 +127,7 @@ static s64 multicall_run(struct vcpu *v)
             return -XEN_EFAULT;
         }
         v->multicall.next++;
+        hypercall_charge(v, WORK_MULTICALL_ENTRY + read_once(v->domain->mm.work) - mm_work);
     }
     v->in_multicall = false;
     return 0;

@@ -21,6 +21,12 @@ s64 hypercall(struct vcpu *v, u64 nr, const u64 args[5]);
  * multicall and a further one is cold too. Lets a C backend's vCPU run on. */
 s64 hypercall_complete(struct vcpu *v, s64 rc);
 
+/* What one hypercall may cost, a multicall as a whole: about half a second, counted in page-table entries looked at or as much
+ * work of another kind, not in time, for the sake of repeatable runs. There is no preemption, and from a few pages a guest can
+ * make arrays of any length. hv/mm counts for itself. False: v's domain was crashed for it, end the call soon. */
+static const u64 HYPERCALL_WORK_LIMIT = 1ul << 26;
+bool hypercall_charge(struct vcpu *v, u64 work);
+
 s64 do_xen_version(struct vcpu *v, u64 cmd, u64 arg);
 s64 do_vm_assist(struct vcpu *v, u64 cmd, u64 type);
 s64 do_multicall(struct vcpu *v, u64 list, u64 count);

@@ -8,7 +8,7 @@
 #include "xen/callback.h"
 #include "xen/nmi.h"
 
-enum { NR_TRAPS = 256 };
+enum { NR_TRAPS = 256, WORK_TRAP = 8 };
 
 static inline bool canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
 static inline bool in_xen(u64 va) { return va >= HYPERVISOR_VIRT_START && va < HYPERVISOR_VIRT_END; }
@@ -26,6 +26,7 @@ s64 do_set_trap_table(struct vcpu *v, u64 traps)
     }
     for (u64 n = 0; n <= NR_TRAPS; n++) {       /* a table that never ends overwrites entries; stop after a full one */
         struct trap_info t;
+        hypercall_charge(v, WORK_TRAP);
         if (copy_from_guest(v, &t, traps + n * sizeof t, sizeof t))
             return -XEN_EFAULT;
         if (!t.address)

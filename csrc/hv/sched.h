@@ -14,6 +14,7 @@
 
 #include "hv/timer.h"
 
+struct domain;
 struct host;
 struct vcpu;
 struct vcpu_runstate_info;
@@ -136,6 +137,7 @@ static inline bool pcpu_kicked(const struct pcpu *p) { return load_acquire(p->ki
 /* timer.c: p's earliest timer is now due at `when`. */
 void pcpu_timer_changed(struct host *h, struct pcpu *p, u64 when);
 
+void domain_watchdogs_init(struct domain *d);   /* hv/sched_op.c */
 s64 do_sched_op(struct vcpu *v, u64 cmd, u64 arg);
 s64 do_sched_op_compat(struct vcpu *v, u64 cmd, u64 arg);
 s64 do_vcpu_op(struct vcpu *v, u64 cmd, u64 vcpuid, u64 arg);

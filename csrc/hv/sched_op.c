@@ -80,9 +80,21 @@ static s64 sched_poll(struct vcpu *v, u64 arg)
 
 /* ---- watchdogs --------------------------------------------------------------------------------------------------- */
 
+/* It may have been taken off its heap just before it was stopped or set anew: then it is none of ours. */
 static void watchdog_expired(struct host *h, struct timer *t)
 {
-    domain_shutdown(t->data, SHUTDOWN_watchdog);
+    struct domain *d = t->data;
+    spin_lock(&d->lock);
+    bool due = (d->watchdog_inuse >> (t - d->watchdog) & 1) && !timer_pending(t) && read_once(t->expires) <= host_now(h);
+    spin_unlock(&d->lock);
+    if (due)
+        domain_shutdown(d, SHUTDOWN_watchdog);
+}
+
+void domain_watchdogs_init(struct domain *d)
+{
+    for (u32 id = 0; id < NR_WATCHDOGS; id++)
+        timer_init(&d->watchdog[id], watchdog_expired, d);
 }
 
 /* [domain->lock] */
@@ -98,7 +110,6 @@ static s64 watchdog_new(struct vcpu *v, u32 seconds)
     for (u32 id = 0; id < NR_WATCHDOGS; id++) {
         if (d->watchdog_inuse >> id & 1)
             continue;
-        timer_init(&d->watchdog[id], watchdog_expired, d);
         s64 rc = watchdog_set(v, id, seconds);
         if (rc)
             return rc;

@@ -66,6 +66,7 @@ struct vcpu {
     u64 burn_ns;                /* BACKEND_PYTHON: compute time still to burn before the coroutine goes on. [self] */
     struct script *script;      /* BACKEND_SCRIPT */
     u64 stats[STAT_NR];         /* [self]; readers tolerate tearing */
+    u64 work;                   /* what the hypercall under way has cost so far: hypercall_charge(). [self] */
     u64 hypercall_count[64];    /* by number; numbers >= 64 are -ENOSYS and not counted. [self] */
 
     struct {                    /* a hypercall that C does not do: Python finishes it (hv/lane.h). [self] */

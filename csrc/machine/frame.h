@@ -38,6 +38,7 @@ struct vcpu;
 #define PGT_VALIDATED    (1ul << 40)    /* the type's checks have been made */
 #define PGT_PINNED       (1ul << 41)    /* MMUEXT_PIN_*: one of the counts is the pin */
 #define PGT_PARTIAL      (1ul << 42)    /* validation under way (its maker holds mm.lock) */
+#define PGT_STAMPING     (1ul << 43)    /* the last writable reference is going; whoever takes another clears it */
 static inline unsigned pgt_type(u64 type_info) { return (type_info & PGT_TYPE_MASK) >> PGT_TYPE_SHIFT; }
 static inline u32 pgt_count(u64 type_info) { return (u32)type_info; }
 

@@ -30,7 +30,7 @@ bool frame_make_writable(struct host *h, struct frame *f, u64 mfn)
 {
     u64 old = load_acquire(f->type_info);
     for (;;) {
-        u64 new = old + 1;
+        u64 new = (old & ~PGT_STAMPING) + 1;
         if (pgt_count(old)) {
             if (pgt_type(old) != PGT_writable_page || pgt_count(old) == PGT_COUNT_MASK)
                 return false;

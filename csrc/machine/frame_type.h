@@ -45,19 +45,29 @@ static inline bool frame_get_writable(struct host *h, struct frame *f, u64 mfn)
     do {
         if (unlikely(pgt_type(old) != PGT_writable_page || pgt_count(old) == PGT_COUNT_MASK))
             return frame_make_writable(h, f, mfn);
-    } while (!cmpxchg(&f->type_info, &old, old + 1));
+    } while (!cmpxchg(&f->type_info, &old, (old & ~PGT_STAMPING) + 1));
     return true;
 }
 
 /* Drops a writable type reference. A caller that removed a PTE did so with a locked instruction: the clock must be read after
- * the PTE is gone for everybody, or a walk could still use it behind a flush that the stamp counts as later. */
+ * the PTE is gone for everybody, or a walk could still use it behind a flush that the stamp counts as later.
+ * The last one writes the stamp before the count says 0, because whoever takes the frame next reads it. Between the look at the
+ * clock and the swap another mapping may come, be cached by a TLB that has just been flushed, and go again: the count would be
+ * the same and the stamp too old for that TLB. PGT_STAMPING, gone since then, tells. */
 static inline void frame_put_writable(struct host *h, struct frame *f)
 {
     u64 old = read_once(f->type_info);
-    do {
-        if (pgt_count(old) == 1)        /* before the count says 0: whoever takes the frame next reads the stamp */
+    for (;;) {
+        if (pgt_count(old) > 1) {
+            if (cmpxchg(&f->type_info, &old, old - 1))
+                return;
+        } else if (cmpxchg(&f->type_info, &old, old | PGT_STAMPING)) {
             write_once(f->tlb_stamp, load_acquire(h->tlb_clock));
-    } while (!cmpxchg(&f->type_info, &old, old - 1));
+            old |= PGT_STAMPING;
+            if (cmpxchg(&f->type_info, &old, (old & ~PGT_STAMPING) - 1))
+                return;
+        }
+    }
 }
 
 /* A raw store is coming (a page table's entry, a descriptor): the bytes may stop being zero. Caller holds a reference. */

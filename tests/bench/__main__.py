@@ -74,11 +74,12 @@ def main() -> int:
     def progress(text: str) -> None:
         if sys.stderr.isatty():
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    before = machine()
     rows = measure(Size(options.quick), options.only, progress)
     progress("")
     if not rows:
         parser.error(f"no case is called {options.only!r}")
-    report = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "machine": machine(), "quick": options.quick,
+    report = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "machine": before, "quick": options.quick,
               "runs": 1 if options.quick else RUNS, "met_within": MET, "rows": [row.as_json() for row in rows]}
     if options.json == "-":
         print(json.dumps(report, indent=1))
@@ -86,6 +87,8 @@ def main() -> int:
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     print(table(rows))
+    if before["load"] > before["cpus"] / 4:
+        print(f"the machine was busy (load {before['load']} on {before['cpus']} CPUs): the best of a row says more than its median")
     return 0
 
 

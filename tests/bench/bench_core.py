@@ -17,7 +17,7 @@ from script_guests import ScriptHost
 from xenlike.engine import NR, check, ffi, lib
 
 Call = tuple[int, ...]                  # number and arguments of a hypercall
-PIECES = 15
+PIECES = 51
 
 
 def real_host(stack: ExitStack, *, memory: int = 64 << 20, pcpus: int = 1) -> ScriptHost:
@@ -27,7 +27,7 @@ def real_host(stack: ExitStack, *, memory: int = 64 << 20, pcpus: int = 1) -> Sc
 
 def pieces(run: Callable[[int], int], count: int, *, per: float = 1) -> Callable[[], float]:
     """A `measure`: `run(n)` does something n times and returns the ns that took. `count` times are done in pieces, and the middle one
-    counts: a millisecond is often over before the host's scheduler takes the CPU away, a whole run is not."""
+    counts: a piece is often over before the host's scheduler takes the CPU away, a whole run is not."""
     each = max(1, count // PIECES)
     return lambda: statistics.median(run(each) for _ in range(PIECES)) / each / per
 
@@ -59,15 +59,16 @@ def cases(stack: ExitStack, size: Size) -> list[Case]:
     fd = stack.enter_context(tempfile.NamedTemporaryFile())
     fd.write(random.Random(2).randbytes(4 << 20))
     fd.flush()
-    n = size.of(200_000, 200)
+    n = size.of(400_000, 400)
     pages = shared_pages(stack, 2 * 64)
     found = [
         Case("floor: C call", "ns", floor(lib.BENCH_FLOOR_CALL, n * 5)),
+        Case("floor: locked add", "ns", floor(lib.BENCH_FLOOR_ATOMIC, n * 5)),
         Case("floor: clock read", "ns", floor(lib.BENCH_FLOOR_CLOCK, n)),
         Case("floor: memcpy 4 KiB, one page", "ns", floor(lib.BENCH_FLOOR_MEMCPY, n, pages, 1)),
         Case("floor: memcpy 4 KiB, 64 pages", "ns", floor(lib.BENCH_FLOOR_MEMCPY, n, pages, 64)),
-        Case("floor: pread 512 B", "ns", floor(lib.BENCH_FLOOR_PREAD, n // 4, pages, fd.fileno())),
-        Case("floor: futex wake of a thread", "ns", floor(lib.BENCH_FLOOR_WAKE, n // 40)),
+        Case("floor: pread 512 B", "ns", floor(lib.BENCH_FLOOR_PREAD, n // 16, pages, fd.fileno())),
+        Case("floor: futex wake of a thread", "ns", floor(lib.BENCH_FLOOR_WAKE, n // 100)),
     ]
     traced, untraced = real_host(stack), real_host(stack)
     lib.xl_trace_off(untraced.ptr, 1)

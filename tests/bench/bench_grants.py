@@ -106,7 +106,7 @@ class Maps:
 
 def cases(stack: ExitStack, size: Size) -> list[Case]:
     host = real_host(stack)
-    single, batch = size.of(50_000, 50), size.of(1000, 2)
+    single, batch = size.of(60_000, 60), size.of(1020, 2)
 
     def copy_target(floor: str) -> dict:
         return {"target": lambda medians: medians[floor] + 60, "target_says": f"{floor.removeprefix('floor: ')} + 60 ns"}

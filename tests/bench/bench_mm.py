@@ -90,7 +90,7 @@ def cases(stack: ExitStack, size: Size) -> list[Case]:
     host = real_host(stack, memory=256 << 20)
     tree = Tree(host, size.of(32, 2))
     mib = tree.entries * PAGE >> 20
-    rounds = size.of(200, 1)
+    rounds = size.of(510, 1)
     return [
         Case("mmu_update, batch of 512, an entry", "ns", updates(host, rounds, frames=2 * BATCH), 40),
         Case("mmu_update, the same two frames", "ns", updates(host, rounds, frames=2)),

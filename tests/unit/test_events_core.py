@@ -2,6 +2,11 @@
 
 Offsets into shared_info and error numbers are written out here: the test judges the headers too.
 """
+# covers: event_channel_op/alloc_unbound, event_channel_op/bind_interdomain, event_channel_op/bind_ipi
+# covers: event_channel_op/bind_pirq, event_channel_op/bind_vcpu, event_channel_op/bind_virq, event_channel_op/close
+# covers: event_channel_op/expand_array, event_channel_op/init_control, event_channel_op/reset, event_channel_op/send
+# covers: event_channel_op/set_priority, event_channel_op/status, event_channel_op/unmask
+# covers: hypercall event_channel_op_compat
 
 from __future__ import annotations
 

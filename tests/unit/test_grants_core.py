@@ -4,6 +4,10 @@ forms, copy, table management, death on either side.
 Numbers (status codes, flags) are written out here: the test judges the headers too. `host.usage()` before and after says
 whether a frame, a handle or a domain leaked.
 """
+# covers: grant_table_op/cache_flush, grant_table_op/copy, grant_table_op/dump_table, grant_table_op/get_status_frames
+# covers: grant_table_op/get_version, grant_table_op/map_grant_ref, grant_table_op/query_size
+# covers: grant_table_op/set_version, grant_table_op/setup_table, grant_table_op/swap_grant_ref
+# covers: grant_table_op/transfer, grant_table_op/unmap_and_replace, grant_table_op/unmap_grant_ref
 
 from __future__ import annotations
 

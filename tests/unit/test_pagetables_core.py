@@ -2,6 +2,16 @@
 
 The random histories are in tests/property; here stands one test for each promise that a guest author would look up.
 """
+# covers: hypercall mmu_update, hypercall mmuext_op, hypercall set_gdt, hypercall update_descriptor
+# covers: hypercall update_va_mapping, hypercall update_va_mapping_otherdomain, memory_op/acquire_resource
+# covers: memory_op/add_to_physmap, memory_op/add_to_physmap_batch, memory_op/claim_pages
+# covers: memory_op/decrease_reservation, memory_op/exchange, memory_op/get_pod_target, memory_op/get_vnumainfo
+# covers: memory_op/increase_reservation, memory_op/machine_memory_map, memory_op/memory_map
+# covers: memory_op/populate_physmap, memory_op/remove_from_physmap, mmuext_op/PIN_L1_TABLE, mmuext_op/PIN_L2_TABLE
+# covers: mmuext_op/PIN_L3_TABLE, mmuext_op/PIN_L4_TABLE, mmuext_op/UNPIN_TABLE, mmuext_op/NEW_BASEPTR
+# covers: mmuext_op/NEW_USER_BASEPTR, mmuext_op/CLEAR_PAGE, mmuext_op/FLUSH_CACHE, mmuext_op/FLUSH_CACHE_GLOBAL
+# covers: mmuext_op/INVLPG_MULTI, mmuext_op/TLB_FLUSH_MULTI, mmuext_op/MARK_SUPER, mmuext_op/UNMARK_SUPER
+# covers: mmuext_op/SET_LDT
 
 import struct
 

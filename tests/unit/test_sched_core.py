@@ -2,6 +2,8 @@
 
 With the virtual clock the numbers are exact; with the real clock only what happened is judged, never how long it took.
 """
+# covers: hypercall sched_op_compat, sched_op/block, sched_op/pin_override, sched_op/poll, sched_op/remote_shutdown
+# covers: sched_op/shutdown, sched_op/shutdown_code, sched_op/watchdog, sched_op/yield
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 Guests are scripts. With the virtual clock expiries are exact to the nanosecond that the vCPU needs to get going; with the
 real clock only order and lower bounds are judged.
 """
+# covers: hypercall set_timer_op, vcpu_op/set_periodic_timer, vcpu_op/set_singleshot_timer, vcpu_op/stop_periodic_timer
+# covers: vcpu_op/stop_singleshot_timer
 
 from __future__ import annotations
 

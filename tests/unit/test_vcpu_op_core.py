@@ -2,6 +2,9 @@
 
 Error numbers and offsets are written out here: the test judges the headers too.
 """
+# covers: vcpu_op/down, vcpu_op/get_physid, vcpu_op/get_runstate_info, vcpu_op/initialise, vcpu_op/is_up
+# covers: vcpu_op/register_runstate_memory_area, vcpu_op/register_vcpu_info, vcpu_op/register_vcpu_time_memory_area
+# covers: vcpu_op/send_nmi, vcpu_op/set_periodic_timer, vcpu_op/set_singleshot_timer, vcpu_op/up
 
 from __future__ import annotations
 

@@ -4,8 +4,12 @@
  * has results copies the whole argument back. When that fails the answer is -EFAULT and what was done stays done, as in Xen.
  */
 #include "hv/event/private.h"
+#include "hv/hypercall.h"
 
-enum { NR_PIRQS = 256 };                /* what a domain may ask for; none is permitted to any */
+enum {
+    NR_PIRQS = 256,                     /* what a domain may ask for; none is permitted to any */
+    WORK_RESET = 4 * EVTCHN_2L_NR_CHANNELS,
+};
 
 union evtchn_arg {
 #define EVTCHNOP(number, name, type) struct type name;
@@ -168,6 +172,7 @@ static int op_reset(struct vcpu *v, union evtchn_arg *a)
     if (!d)
         return -XEN_ESRCH;
     int rc = 0;
+    hypercall_charge(v, WORK_RESET);
     if (!may_control(v, d))
         rc = -XEN_EPERM;
     else if (d != v->domain && !read_once(d->pause_count))

@@ -4,10 +4,12 @@
  * results copied out before the next is looked at; a copy that fails ends the call with -EFAULT, and what was done stays done.
  */
 #include "hv/grant/private.h"
+#include "hv/hypercall.h"
 
 enum {
     GNTTAB_CMD_MASK = 0xfff,            /* the bits above carry Xen's own continuations; guests pass 0 */
     UNMAP_BATCH = 32,                   /* unmaps that share a TLB flush */
+    WORK_ELEMENT = 32,
 };
 
 /* As Xen's range check of a guest handle: the hypervisor's range is refused even before something is written there. */
@@ -17,9 +19,9 @@ static bool guest_pointer_ok(u64 va)
 }
 
 /* A batch of a dying domain ends early: its result matters to nobody, and its death waits for it. */
-static inline bool batch_goes_on(const struct vcpu *v, u32 i, u32 count)
+static inline bool batch_goes_on(struct vcpu *v, u32 i, u32 count)
 {
-    return i < count && read_once(v->domain->state) < DOM_dying;
+    return i < count && read_once(v->domain->state) < DOM_dying && hypercall_charge(v, WORK_ELEMENT);
 }
 
 #define copy_element(v, op, uop, i)     copy_from_guest((v), (op), (uop) + (u64)(i) * sizeof *(op), sizeof *(op))
@@ -69,7 +71,7 @@ static s64 unmap_all(struct vcpu *v, u64 uop, u32 count, unmap_io_fn *load, unma
 
     for (u32 i = 0; !rc && batch_goes_on(v, i, count); ) {
         unsigned n = 0;
-        while (!rc && n < UNMAP_BATCH && i < count) {
+        while (!rc && n < UNMAP_BATCH && batch_goes_on(v, i, count)) {
             if (load(v, uop, i, &batch[n])) {
                 rc = -XEN_EFAULT;
                 break;

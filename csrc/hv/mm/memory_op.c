@@ -7,6 +7,7 @@
  * Extent operations return how many extents are done, from 0, and never an error (4.10). cmd carries the extent to start at in its
  * upper bits, which is how Xen continues a long call; here a call is never cut, but a guest may still pass it.
  */
+#include "hv/hypercall.h"
 #include "hv/mm/mm_internal.h"
 
 enum {
@@ -15,6 +16,7 @@ enum {
     MAX_ORDER_PRIVILEGED = 18,
     EXTENT_PAGES = 1 << MAX_ORDER,
     BATCH = 64,                         /* order-0 extents done at once */
+    WORK_RELEASE = 4,
 };
 /* Xen's limit: a larger count could not be encoded in a continuation. */
 static const u64 MAX_EXTENTS = 0xffffffffu >> MEMOP_EXTENT_SHIFT;
@@ -130,6 +132,8 @@ static u64 extents_run(struct extents *e, unsigned op, u64 start, u64 nr)
         limit = BATCH;
     while (done < nr) {
         u32 n = nr - done < limit ? (u32)(nr - done) : limit, did;
+        if (op == XENMEM_decrease_reservation && !hypercall_charge(e->v, (u64)WORK_RELEASE * n << e->order))
+            break;                      /* a frame that is still mapped can be given up again and again */
         if (op != XENMEM_increase_reservation && copy_from_guest(e->v, in, e->list + done * sizeof *in, n * sizeof *in)) {
             if (n == 1)
                 break;

@@ -169,7 +169,7 @@ enum pcpu_result pcpu_run(struct host *h, struct pcpu *p, struct vcpu **out, u64
 static void idle_wait(struct host *h, struct pcpu *p, u64 deadline)
 {
     u64 now = host_now(h);
-    if (deadline <= now)
+    if (deadline <= now || load_acquire(h->os->stopping))       /* looked at behind kick_seen: sched_stop sets it, then kicks */
         return;
     u64 until = h->clock.epoch + earlier_of(deadline, now + LONGEST_SLEEP);
     struct timespec ts = { .tv_sec = (time_t)(until / 1000000000ul), .tv_nsec = (long)(until % 1000000000ul) };
