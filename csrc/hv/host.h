@@ -64,6 +64,9 @@ static inline u64 host_now(const struct host *h) { return clock_now(&h->clock); 
 /* Trace stamps: virtual time, or host ticks (a clock read costs 25 ns, ticks a third of it); xl_trace_read converts. */
 static inline u64 trace_now(const struct host *h) { return h->clock.kind == CLOCK_VIRTUAL ? h->clock.now : clock_ticks(); }
 
+/* The domain of that id, zombies included (what is left of them is what a leak check wants to see); NULL. For the lane. */
+static inline struct domain *host_domain(struct host *h, u16 domid) { return domid < DOMID_LIMIT ? h->domain_by_id[domid] : NULL; }
+
 #define vcpu_trace(v, kind, a, b) \
     trace_add(&(v)->host->trace, trace_now((v)->host), TRACE_##kind, (v)->domain->id, (v)->id, (a), (b))
 #define stat_inc(v, name)       ((v)->stats[STAT_##name]++)

@@ -360,6 +360,22 @@ def test_guest_that_does_not_take_replies_is_stalled(store, dom0, guest):
     assert store.domains.record(5).usage.outstanding == 0
 
 
+def test_guest_over_its_memory_quota_is_stalled_until_it_reads(store, dom0, guest):
+    """Queued replies count as memory: over the quota nothing more is served, and reading them makes it go on."""
+    guest.write(b"v", b"x" * 2000)
+    quota(dom0, b"memory", 8000)
+    woken = []
+    guest.conn.on_wake = lambda: (woken.append(1), guest.conn.process())
+    for _ in range(10):
+        guest.send(Type.READ, b"v\0")
+    assert guest.conn.stalled and store.domains.record(5).usage.outstanding < 10
+    replies = []
+    while got := guest.receive():
+        replies += got
+    assert len(replies) == 10 and woken
+    assert store.check() == []
+
+
 def test_events_that_others_do_not_take_stall_their_cause(store, dom0, guest):
     """A guest that floods a slow reader with events is held until the reader reads; others are not."""
     slow = Client(store, 6)

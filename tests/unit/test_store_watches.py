@@ -203,6 +203,16 @@ def test_equal_events_that_wait_are_sent_once(dom0, guest):
     assert guest.take_events() == [(b"device", b"t")]
 
 
+def test_special_events_that_wait_are_each_sent(store, dom0):
+    """Two domains that came are two events: a toolstack that counts them must not miss one."""
+    watcher = Client(store, 0)
+    watcher.watch(b"@introduceDomain", b"t")
+    watcher.take_events()
+    for domid in (b"7", b"8"):
+        dom0.call(Type.INTRODUCE, domid, b"1", b"1")
+    assert watcher.take_events() == [(b"@introduceDomain", b"t")] * 2
+
+
 def test_token_is_returned_as_given_and_too_long_events_are_left_out(dom0):
     """Tokens are opaque bytes; an event that no message can hold is dropped, and nothing else with it."""
     token = bytes(range(1, 256))
