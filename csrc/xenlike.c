@@ -204,6 +204,9 @@ int xl_trace_read(struct host *h, struct trace_record *out, int n)
     int count = 0;
     for (u64 i = first; i < end; i++) {
         out[count] = t->ring[i % TRACE_RING];
+        smp_rmb();
+        if (read_once(t->next) > i + TRACE_RING)        /* overwritten meanwhile, or about to be */
+            continue;
         if (h->clock.kind == CLOCK_REAL)        /* host ticks to ns, by the two clocks' progress since the start */
             out[count].time = (u64)((unsigned __int128)(out[count].time - h->tsc_epoch) * now / (ticks ? ticks : 1));
         count++;

@@ -103,11 +103,9 @@ void sched_vcpu_destroy(struct vcpu *v);
 void vcpu_unpause(struct vcpu *v, u32 flags);
 /* Sets `flags`; a running vCPU is told to park (asynchronously), a queued one is dequeued. Any thread, oneself too. */
 void vcpu_pause(struct vcpu *v, u32 flags);
-/* And waits until it is off its pCPU. Not for oneself. A Python vCPU that is in the middle of its turn is not waited for: it
- * is the caller's own thread, the lane, that would have to bring it to rest. */
-void vcpu_pause_sync(struct vcpu *v, u32 flags);
-/* Waits until v, which is about to park, is off its pCPU: from then on the lane may act for it (cold hypercalls use its
- * TLB). The same exception. */
+/* Waits until v, which was paused or is about to park, is off its pCPU: from then on the caller may act for it (cold hypercalls use
+ * its TLB). Not for oneself. A Python vCPU in the middle of its turn is not waited for: it is the caller's own thread, the lane, that
+ * would have to bring it to rest. */
 void vcpu_wait_rest(struct vcpu *v);
 /* An event came (the caller has set evtchn_upcall_pending with a full barrier): wakes a blocked vCPU, makes a running one
  * look at its events. */

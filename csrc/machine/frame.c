@@ -199,7 +199,7 @@ static void frame_free(struct host *h, u32 mfn)
     f->tlb_stamp = load_acquire(h->tlb_clock);  /* TLBs are made to forget the frame before its next owner gets it */
     m2p_set(m, mfn, INVALID_M2P);
     f->type_info = 0;
-    f->count_info &= PGC_TOUCHED;
+    atomic_and(&f->count_info, PGC_TOUCHED);    /* a vCPU that still has it in its TLB may be setting the bit just now */
     f->linear = 0;
     heap_return(m, &mfn, 1);
     domain_put(owner);                  /* each frame kept its owner's struct alive */

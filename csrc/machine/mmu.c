@@ -1,6 +1,7 @@
 /* See mmu.h. */
 #include "machine/mmu.h"
 
+#include <sched.h>
 #include <string.h>
 
 #include "hv/host.h"
@@ -70,14 +71,18 @@ static void want_flush(struct vcpu *v)
     xchg(&v->tlb_flush_wanted, 1);
     if (!threaded(v->host))
         return;
-    while (load_acquire(v->in_guest) && load_acquire(v->tlb_flush_wanted))
-        cpu_relax();
+    for (unsigned spins = 1; load_acquire(v->in_guest) && load_acquire(v->tlb_flush_wanted); spins++) {
+        if (spins % 128)
+            cpu_relax();
+        else
+            sched_yield();              /* its thread may have lost the host CPU in the middle of a copy */
+    }
 }
 
 static void shootdown_domain(struct domain *d, u64 stamp)
 {
     for (u32 i = 0; i < d->nr_vcpus; i++) {
-        struct vcpu *v = d->vcpu[i];
+        struct vcpu *v = load_acquire(d->vcpu[i]);      /* NULL: the domain is being made */
         if (v && load_acquire(v->tlb->stamp) <= stamp)
             want_flush(v);
     }
@@ -151,8 +156,8 @@ static bool set_ad(struct host *h, u64 table_mfn, u64 *pte, u64 seen, u64 bits)
     return cmpxchg(pte, &seen, seen | bits);
 }
 
-/* One walk. Returns 0 and the leaf in *out, or -EFAULT with *error_code. Tables reached from a typed L4 are validated, so
- * every present entry names a frame of ours. Caller is in guest mode, so no table is freed under it. */
+/* One walk. Returns 0 and the leaf in *out, with RW only if every level has it, or -EFAULT with *error_code. Tables reached from
+ * a typed L4 are validated, so every present entry names a frame of ours. Caller is in guest mode, so no table is freed under it. */
 static int walk(struct vcpu *v, u64 va, enum mmu_access access, u64 *out, u32 *error_code)
 {
     struct host *h = v->host;
@@ -184,7 +189,7 @@ again:;
     }
     if (!set_ad(h, table, slot, pte, access == MMU_WRITE ? PTE_A | PTE_D : PTE_A))
         goto again;
-    *out = pte;
+    *out = (pte & ~PTE_RW) | (rights & PTE_RW);
     return 0;
 }
 
@@ -239,7 +244,9 @@ static u8 *tlb_fill(struct vcpu *v, u64 va, enum mmu_access access, struct mmu_f
     e->mfn = (u32)mfn;
     e->page = mfn_ptr(&h->machine, mfn);
     v->tlb->used = true;
-    if (access == MMU_WRITE) {          /* the L1 was validated: an RW entry holds a writable type reference */
+    /* As in hardware, a read serves later writes too where the page is dirty already: hypercall arguments are read, then written.
+     * The L1 was validated: an RW entry holds a writable type reference. */
+    if (access == MMU_WRITE || (pte & (PTE_RW | PTE_D)) == (PTE_RW | PTE_D)) {
         struct frame *fr = mfn_frame(&h->machine, mfn);
         if (!(read_once(fr->count_info) & PGC_TOUCHED))
             atomic_or(&fr->count_info, PGC_TOUCHED);

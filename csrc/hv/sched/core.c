@@ -265,12 +265,6 @@ void vcpu_wait_rest(struct vcpu *v)
     }
 }
 
-void vcpu_pause_sync(struct vcpu *v, u32 flags)
-{
-    vcpu_pause(v, flags);
-    vcpu_wait_rest(v);
-}
-
 /* It polls for one port only: an event that is not that port and cannot be delivered does not wake it (section 8.1). */
 static bool polls_for_one(const struct vcpu *v)
 {
