@@ -21,6 +21,7 @@ from xenlike.store.server import Store
 __all__ = ["Dom0"]
 
 _CONSOLE_REF, _STORE_REF = 0, 1
+_FORGIVE_NS = 10_000_000_000
 
 
 class _MappedRing:
@@ -121,6 +122,7 @@ class Dom0(Guest):
         self.xs = self.store.direct()
         self.block_service = BlockService(self.xs, _BlockOps(self))
         self._served: dict[int, _Served] = {}
+        self._forgiving = False
 
     async def main(self) -> None:
         """Everything happens in upcalls."""
@@ -146,7 +148,26 @@ class Dom0(Guest):
             return
         served.store_ring = ring = _MappedRing(self, domid, _STORE_REF, port)
         served.store = RingTransport(self.store, domid, ring.page, ring.notify)
-        ring.port.on_event(served.store.service)
+        ring.port.on_event(lambda: self._serve_store(served))
+
+    def _serve_store(self, served: _Served) -> None:
+        if served.store is not None:
+            served.store.service()
+            if served.store.connection.stalled:
+                self._forgive_later()
+
+    def _forgive_later(self) -> None:
+        """A guest waits because others do not read the events it caused: in ten seconds they count no more. No timer runs while
+        nobody waits: it would hide a host that has stalled."""
+        if not self._forgiving:
+            self._forgiving = True
+            self.host.lane.call_at(self.host.now() + _FORGIVE_NS, self._forgive)
+
+    def _forgive(self) -> None:
+        self._forgiving = False
+        self.store.tick()
+        if any(s.store is not None and s.store.connection.stalled for s in self._served.values()):
+            self._forgive_later()
 
     def detach_store(self, domid: int) -> None:
         """RELEASE, or death."""

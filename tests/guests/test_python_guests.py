@@ -406,3 +406,27 @@ def test_start_vcpu_that_is_not_there(host):
 
     domain = host.create(One, memory="4M")
     assert domain.wait(timeout=10).reason == "poweroff", domain.result
+
+
+def test_a_guest_that_reads_no_events_stalls_nobody_for_good(host):
+    """One guest that watches a node and never looks would stop every guest that writes there."""
+    class Sleeper(Guest):
+        async def main(self):
+            watches = [await self.xenstore.watch(f"/local/domain/{self.domid + 1}/data/{n}") for n in range(30)]
+            self.events.handlers[self.memory.start_info.store_evtchn] = lambda: None      # never reads its ring again
+            assert watches
+            await self.sleep(10_000)
+
+    class Writer(Guest):
+        async def main(self):
+            await self.xenstore.write("data/x", "1")
+            await self.xenstore.set_perms("data", ["b" + str(self.domid)])
+            await self.sleep(1)
+            for n in range(600):
+                await self.xenstore.write(f"data/{n % 30}", "x" * 500)
+            self.console.print("all written")
+
+    host.create(Sleeper, memory="4M")
+    writer = host.create(Writer, memory="4M")
+    assert writer.wait(timeout=1000).reason == "poweroff", writer.result
+    assert writer.console.text == "all written\n"
