@@ -3,15 +3,17 @@
 #   PYTHON=python3.12      the interpreter that .venv is made with
 #   PYTEST="-k events -x"  more arguments for pytest
 #   BENCH="--quick"        more arguments for the benchmarks
+#   FUZZ="--minutes 60"    more arguments for the fuzzers
 
 PYTHON ?= python3
 PYTEST ?=
 BENCH  ?=
+FUZZ   ?=
 VENV   := .venv
 PY     := $(VENV)/bin/python
 CSRC   := $(shell find csrc -name '*.[ch]' -o -name '*.def') xenlike/_build.py
 
-.PHONY: help build demo test bench wheel-test asan-test clean
+.PHONY: help build demo test bench wheel-test asan-test fuzz clean
 
 help:
 	@echo 'make build       set up $(VENV) and build the C core; the command is then $(VENV)/bin/xenlike'
@@ -19,6 +21,7 @@ help:
 	@echo 'make test        all tests'
 	@echo 'make bench       what is measured, as a table and in build/bench.json'
 	@echo 'make asan-test   tests of the core on a build with AddressSanitizer and UBSan (docs/sanitizers.md)'
+	@echo 'make fuzz        the fuzzers with fresh seeds, for five minutes'
 	@echo 'make wheel-test  source distribution and wheel: build, install, use'
 	@echo 'make clean       remove all that was built, $(VENV) too'
 
@@ -36,6 +39,9 @@ bench: build
 
 asan-test: build
 	PYTHON=$(abspath $(PY)) scripts/asan_test.sh $(PYTEST)
+
+fuzz: build
+	$(PY) scripts/fuzz.py $(FUZZ)
 
 wheel-test: build
 	PYTHON=$(abspath $(PY)) scripts/wheel_test.sh

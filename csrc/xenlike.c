@@ -96,7 +96,7 @@ u64 xl_random(struct host *h) { return rng_u64(&h->rng); }
 static void settle(struct host *h, const struct lane_exit *e)
 {
     struct vcpu *v = e->kind == EXIT_HYPERCALL ? xl_vcpu(h, e->domid, e->vcpu) : NULL;
-    if (v)
+    if (v && read_once(v->pause_flags) & VPF_lane)      /* else the id is another domain's by now, which may never rest */
         vcpu_wait_rest(v);
 }
 

@@ -113,8 +113,8 @@ int  xl_guest_write(struct vcpu *v, u64 va, const void *buf, u64 n, u64 *fault);
 s64  xl_guest_translate(struct vcpu *v, u64 va, u32 access, u64 *fault);   /* mfn */
 /* Guest entry: publishes runstate, and if an unmasked event is pending masks upcalls, counts one, returns 1: run the handler. */
 int  xl_vcpu_enter(struct vcpu *v);
-/* Sets WORK_park if the slice is over or a timer is due: Python asks now and then while it has more to do. */
-void xl_vcpu_check_slice(struct vcpu *v);
+/* A step of a Python program begins: charges 100 ns on the virtual clock, sets WORK_park if the slice is over or a timer is due. */
+void xl_vcpu_step(struct vcpu *v);
 /* The Python vCPU rests (blocked, yielded, slice over, or burn_ns set): back to the scheduler. */
 void xl_vcpu_park(struct vcpu *v);
 int  xl_vcpu_set_bases(struct vcpu *v, u64 kernel_l4, u64 user_l4);        /* builder: marks the vCPU initialised */

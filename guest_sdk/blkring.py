@@ -123,6 +123,11 @@ class BlkRing:
         self._req_prod = self._pushed = self._words[_REQ_PROD]
         self._rsp_cons = self._words[_RSP_PROD]
 
+    def release(self) -> None:
+        """Let the page go; the ring is over."""
+        self._words.release()
+        self._bytes.release()
+
     # Requests.
 
     @property

@@ -60,11 +60,14 @@ class Disk:
         guest, xs = self._guest, self._guest.xenstore
         self._backend = await xs.read(f"{self._path}/backend")
         self._backend_id = int(await xs.read(f"{self._path}/backend-id"))
-        state = await xs.wait_for(f"{self._backend}/state", lambda s: s in ("2", "4", "5", "6") or s is None)
+        if await xs.get(f"{self._backend}/state") in ("5", "6"):       # somebody has used and closed it: begin anew
+            await xs.write(f"{self._path}/state", _INITIALISING)
+        state = await xs.wait_for(f"{self._backend}/state", lambda s: s in ("2", "4") or s is None)
         if state != "2":
             raise GuestError(f"the back end of {self._path} is in state {state}: it was to wait for us (2)")
         self._page = guest.memory.alloc_zeroed()
         self._ring = BlkRing(self._page.view(), handle=self.number)
+        guest.devices.append(self._ring.release)
         self._ring_ref = guest.grants.access(self._backend_id, self._page)
         self._port = guest.events.alloc_unbound(self._backend_id).on_event(self._event)
 
@@ -94,6 +97,8 @@ class Disk:
         await xs.write(f"{self._path}/state", _CLOSED)
         await xs.wait_for(f"{self._backend}/state", lambda s: s in ("6", None))
         self._port.close()
+        self._ring.release()
+        self._guest.devices.remove(self._ring.release)
         self._guest.grants.end_access(self._ring_ref)
         self._page.free()
         for page, ref in self._pool:

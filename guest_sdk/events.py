@@ -129,7 +129,7 @@ class Events:
         return Port(self, number)
 
     def status(self, port: int, domid: int | None = None) -> dict[str, int]:
-        """EVTCHNOP_status of a port: status (EVTCHNSTAT_*), vcpu, and what it is bound to."""
+        """EVTCHNOP_status of a port: ``status`` (EVTCHNSTAT_*) and ``vcpu``, the one that is notified."""
         arg = {"dom": lib.DOMID_SELF if domid is None else domid, "port": port, "status": 0, "vcpu": 0}
         return self.call("status", lib.EVTCHNOP_status, arg)
 

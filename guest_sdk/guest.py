@@ -36,6 +36,7 @@ class Guest:
         self.events = Events(self)
         self.hypercall = Hypercalls(self)
         self.args = ""
+        self.devices: list[Callable[[], None]] = []     # what lets go of each device's ring pages
 
     async def main(self) -> Any:
         """The guest's program."""
@@ -83,6 +84,8 @@ class Guest:
         own code still holds keeps its frame (and the domain's id) taken until it is dropped."""
         for kernel in self.kernels.values():
             kernel.close()
+        while self.devices:
+            self.devices.pop()()
         for name in ("console", "xenstore", "grants"):
             part = self.__dict__.get(name)
             if part is not None:

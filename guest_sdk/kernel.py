@@ -131,7 +131,6 @@ class Kernel:
         c = vcpu.c
         self.guest.current = self
         upcall = vcpu.enter()
-        steps = 0
         while True:
             if upcall or c.exit_work & lib.WORK_upcall:
                 if upcall or vcpu.enter():
@@ -140,9 +139,7 @@ class Kernel:
             if c.exit_work & lib.WORK_park:
                 return
             if self._ready:
-                steps += 1
-                if steps % 16 == 0:
-                    vcpu.check_slice()
+                vcpu.step()
                 if self._step(self._ready.popleft()):
                     return
             elif self._idle(vcpu):

@@ -132,7 +132,7 @@ class Xenstore(_Operations):
         self._guest = guest
         self._ring = RingClient(page)
         self._port = port.on_event(self._event)
-        self._replies: dict[int, Future[bytes]] = {}
+        self._replies: dict[int, tuple[Future[bytes] | None, str]] = {}     # by request id: who waits, and for what
         self._watches: dict[str, Watch] = {}
         self._next_token = 0
 
@@ -146,22 +146,23 @@ class Xenstore(_Operations):
                 if watch:
                     watch._fired(path.decode())
                 continue
-            future = self._replies.pop(message.req_id, None)
+            future, what = self._replies.pop(message.req_id, (None, ""))
             if future is None:
                 continue
             if message.type == Type.ERROR:
-                future.set_error(self._error(message.payload))
+                future.set_error(self._error(message.payload, what))
             else:
                 future.set(message.payload)
 
-    def _error(self, payload: bytes) -> XenError:
+    def _error(self, payload: bytes, what: str) -> XenError:
         name = payload.rstrip(b"\0").decode(errors="replace")
         number = getattr(lib, f"XEN_{name}", getattr(host_errno, name, lib.XEN_EIO))
-        return XenError(number, "xenstore", self._guest.domid)
+        return XenError(number, f"xenstore {what}", self._guest.domid)
 
     async def _request(self, kind: int, payload: bytes, *, tx_id: int = 0) -> bytes:
         future: Future[bytes] = Future()
-        self._replies[self._ring.request(kind, payload, tx_id=tx_id)] = future
+        what = f"{Type(kind).name.lower()} {payload.partition(bytes(1))[0].decode(errors='replace')}".rstrip()
+        self._replies[self._ring.request(kind, payload, tx_id=tx_id)] = future, what
         if self._ring.service():
             self._port.notify()
         return await future

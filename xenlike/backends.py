@@ -117,9 +117,9 @@ class PythonVcpu:
         """Blocked, paused, down, or the slice is over."""
         return (self.c.exit_work & lib.WORK_park) != 0
 
-    def check_slice(self) -> None:
-        """Makes ``must_rest`` true if the scheduler's slice is over: a program that has more to do asks now and then."""
-        lib.xl_vcpu_check_slice(self.c)
+    def step(self) -> None:
+        """A step of the program, from an await to the next: costs 100 ns of virtual time, and may end the scheduler's slice."""
+        lib.xl_vcpu_step(self.c)
 
     def burn(self, ns: int) -> None:
         """Computes for ns of CPU time before the program goes on: set it, then return from ``run``."""
@@ -167,12 +167,14 @@ class Watchdog:
         self._slice = 0
         self._thread: threading.Thread | None = None
         self._lane = 0
+        self._traced = False
         self._stop = threading.Event()
         self._pid = os.getpid()
 
     def enter(self, vcpu: PythonVcpu) -> None:
         """A slice begins, on the calling thread."""
         self._slice += 1
+        self._traced = sys.gettrace() is not None       # of this thread: a debugger, or coverage
         self._since = time.monotonic()
         self._lane = threading.get_ident()
         if self._thread is None and self.limit > 0:
@@ -195,7 +197,7 @@ class Watchdog:
             if dog is None or dog._stop.is_set():
                 return
             since, number, limit, stop = dog._since, dog._slice, dog.limit, dog._stop
-            if since is not None and number != struck and time.monotonic() - since > limit and not sys.gettrace():
+            if since is not None and number != struck and time.monotonic() - since > limit and not dog._traced:
                 struck = number
                 if dog._slice == number and dog._since is not None:
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(dog._lane), ctypes.py_object(GuestStuck))

@@ -126,8 +126,9 @@ def _new(args: argparse.Namespace) -> int:
 
 
 _RUN_EPILOG = """\
-One domain: its console is stdout, byte for byte, and stdin its input; the end of stdin only ends the input, and Ctrl-C
-destroys the domain. Several: each line is preceded by the domain's name, and nothing is read from stdin.
+One domain: its console is stdout, byte for byte, and stdin its input; the end of stdin only ends the input. Several: each
+line is preceded by the domain's name, and nothing is read from stdin. Ctrl-C destroys the domains; a second one does not
+wait for a guest that never awaits.
 
 exit status: 0 every domain powered off, 3 one crashed, 4 the time was over (or, with the virtual clock, nothing could ever
 happen any more), 130 Ctrl-C, 1 another error, 2 usage."""

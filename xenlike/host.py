@@ -11,6 +11,7 @@ import pathlib
 import re
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class Host:
     Args:
         memory: machine memory, bytes or "1G" (sparse: untouched memory costs nothing).
         clock: "real", or "virtual": time is guest work plus skipped idleness, and a run repeats bit for bit.
-        seed: of everything random: names, UUIDs, MACs, order.
+        seed: of what is chosen and not said: UUIDs and MAC addresses.
         pcpus: threads that run vCPUs of C backends (real clock).
         threaded: whether the lane gets a thread of its own. Default: yes with the real clock. Without, the host runs only
             inside ``wait_until`` and what uses it (``Domain.wait``, ``Console.expect``).
@@ -181,10 +182,16 @@ class Host:
     def _create(self, guest: "type | DomainConfig", name: str | None, paused: bool, settings: dict[str, Any]) -> Domain:
         if isinstance(guest, DomainConfig):
             config = guest
-        else:
-            config, _ = config_from_values(
+        elif isinstance(guest, type):
+            config, found = config_from_values(
                 {"name": name or self._free_name(guest.__name__.lower()), "kernel": guest, **settings}, seed=self.seed)
+            for warning in found:
+                warnings.warn(str(warning), stacklevel=4)
+        else:
+            raise TypeError(f"Host.create() takes a guest's class or a configuration, not {guest!r}")
         check_supported(config)
+        if config.maxvcpus > lib.MAX_VCPUS:
+            raise config.error("maxvcpus", f"{config.maxvcpus} vCPUs: {lib.MAX_VCPUS} is the most")
         if any(d.name == config.name for d in self._domains.values()):
             raise config.error("name", f"a domain named {config.name!r} runs already", hint="give it another name")
         instance = self._load(config)
@@ -212,9 +219,13 @@ class Host:
         assert kernel is not None       # check_supported
         try:
             guest_class = kernel.guest or load_class(kernel.path, kernel.classname or "")
-            return guest_class()
+            instance = guest_class()
         except LoadError as error:
             raise config.error("kernel", str(error)) from error
+        if not hasattr(instance, "kernels"):            # what Guest.__init__ makes
+            raise config.error("kernel", f"{guest_class.__name__} is not a guest", hint="derive it from guest_sdk.Guest, and call "
+                               "super().__init__() if it has an __init__ of its own")
+        return instance
 
     def _create_c(self, config: DomainConfig, pages: int) -> int:
         c = ffi.new("struct domain_config *")
@@ -273,7 +284,7 @@ class Host:
 
     def _cold_hypercall(self, e: Any) -> None:
         vcpu = lib.xl_vcpu(self.c, e.domid, e.vcpu)
-        if vcpu != ffi.NULL:
+        if vcpu != ffi.NULL and vcpu.pause_flags & lib.VPF_lane:        # else another domain has the id by now
             lib.xl_hypercall_complete(vcpu, hypercalls.dispatch(self, vcpu, e.domid))
 
     def _io_stopped(self, e: Any) -> None:
@@ -352,6 +363,11 @@ class Host:
                 return domain
         raise KeyError(f"no domain {which!r}; there are {[d.name for d in self.domains]}")
 
+    @property
+    def xenstore(self) -> "_OnLane":
+        """Domain 0's xenstore client (``xenlike.store.direct.Direct``: read, write, ls, ...), usable from any thread."""
+        return _OnLane(self.lane, self.dom0.xs)
+
     # ---- running and waiting -----------------------------------------------------------------------------------------
 
     def wait_until(self, condition: Callable[[], bool], *, timeout: float | None = None) -> bool:
@@ -421,6 +437,18 @@ class Host:
         self.lane.call(lambda: lib.xl_usage(self.c, u))
         return {"frames_free": u.frames_free, "frames_total": u.frames_total, "arena_in_use": u.arena_in_use,
                 "domains": u.domains, "timers": u.timers}
+
+
+class _OnLane:
+    """An object whose methods run on the lane, whoever calls them."""
+
+    def __init__(self, lane: Lane, target: Any) -> None:
+        self._lane = lane
+        self._target = target
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._target, name)
+        return lambda *args, **options: self._lane.call(lambda: method(*args, **options))
 
 
 def _close_window(alive: list[Any], mfn: int) -> None:

@@ -5,7 +5,7 @@
  *
  * Global lock order (take downwards, never upwards):
  *   domain->mm.lock (two domains: in domid order) -> domain->event lock -> event channel
- *   -> grant table (mapper's maptrack after granter's table) -> domain->lock -> runqueue -> timer heap -> domain list (shootdowns walk it)
+ *   -> grant table, maptrack (one of them at a time) -> domain->lock -> runqueue -> timer heap -> domain list (shootdowns walk it)
  *   -> domain->mm.list_lock -> heap (free frames) -> lane -> arena
  */
 #ifndef XL_BASE_LOCK_H

@@ -14,7 +14,7 @@
 #include "hv/mm.h"
 #include "hv/vcpu.h"
 
-enum { MAX_VCPUS = 128, CRASH_REASON_MAX = 192 };
+enum { CRASH_REASON_MAX = 192 };
 
 struct domain {
     struct host *host;

@@ -6,6 +6,7 @@
 enum {
     HYPERCALL_VIRTUAL_NS = 100,         /* what a hypercall costs on the virtual clock, whatever it does */
     WORK_MULTICALL_ENTRY = 64,          /* so many entries, too, as work allows. Xen would preempt; only an attacker gets here */
+    WORK_COLD_ENTRY = 1 << 14,
 };
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
@@ -154,6 +155,7 @@ s64 hypercall_complete(struct vcpu *v, s64 rc)
             rc = -XEN_EFAULT;
         } else {
             v->multicall.next++;
+            hypercall_charge(v, WORK_COLD_ENTRY);
             rc = multicall_run(v);
             if (rc == HYPERCALL_COLD) {
                 if (v->backend != BACKEND_PYTHON)

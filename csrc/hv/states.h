@@ -20,6 +20,8 @@ enum {
     WORK_upcall = 2,            /* an unmasked event is pending: deliver the upcall */
 };
 
+enum { MAX_VCPUS = 128 };       /* of a domain */
+
 enum domain_state { DOM_paused_new, DOM_running, DOM_shutdown, DOM_dying, DOM_dead };
 
 #endif

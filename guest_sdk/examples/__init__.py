@@ -1,1 +1,1 @@
-"""Guests to read and to run: `xenlike run` the .cfg beside each, or create them from Python."""
+"""Guests to read and to run: `kernel = "guest_sdk/examples/hello.py:Hello"` in a configuration, or create them from Python."""

@@ -17,7 +17,7 @@ class Ping(Guest):
         port = self.events.alloc_unbound(peer)
         await self.xenstore.write("data/pingpong", f"{ref} {port.number}")
         await self.xenstore.set_perms("data/pingpong", [f"n{self.domid}", f"r{peer}"])
-        await port.wait()                       # binding a port notifies whoever waits at the other end
+        await port.wait()                       # pong says that it is there
         shared = page.view()
         before = self.now()
         for n in range(1, ROUNDS + 1):

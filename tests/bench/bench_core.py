@@ -56,9 +56,9 @@ def shared_pages(stack: ExitStack, count: int) -> object:
 
 def cases(stack: ExitStack, size: Size) -> list[Case]:
     """Floors first: others' targets rest on them."""
-    fd = stack.enter_context(tempfile.NamedTemporaryFile())
-    fd.write(random.Random(2).randbytes(4 << 20))
-    fd.flush()
+    file = stack.enter_context(tempfile.NamedTemporaryFile())
+    file.write(random.Random(2).randbytes(4 << 20))
+    file.flush()
     n = size.of(400_000, 400)
     pages = shared_pages(stack, 2 * 64)
     found = [
@@ -67,7 +67,7 @@ def cases(stack: ExitStack, size: Size) -> list[Case]:
         Case("floor: clock read", "ns", floor(lib.BENCH_FLOOR_CLOCK, n)),
         Case("floor: memcpy 4 KiB, one page", "ns", floor(lib.BENCH_FLOOR_MEMCPY, n, pages, 1)),
         Case("floor: memcpy 4 KiB, 64 pages", "ns", floor(lib.BENCH_FLOOR_MEMCPY, n, pages, 64)),
-        Case("floor: pread 512 B", "ns", floor(lib.BENCH_FLOOR_PREAD, n // 16, pages, fd.fileno())),
+        Case("floor: pread 512 B", "ns", floor(lib.BENCH_FLOOR_PREAD, n // 16, pages, file.fileno())),
         Case("floor: futex wake of a thread", "ns", floor(lib.BENCH_FLOOR_WAKE, n // 100)),
     ]
     traced, untraced = real_host(stack), real_host(stack)

@@ -11,6 +11,7 @@ from harness import Case, Size
 from script_guests import ScriptHost, ack, compute, end, jump_if, loop, mark, send, setreg, stamp, wait
 
 Program = list[dict[str, int]]
+Maker = Callable[[int, int], Program]   # of an argument's address and a count
 EVENTS, SAMPLES, LEFT = 1, 2, 3         # registers
 SETTLE_NS = 20_000
 
@@ -37,7 +38,7 @@ def watcher(port: int, count: int) -> Program:
             loop(1, r=LEFT), end()]
 
 
-def latency(host: ScriptHost, sender: Callable[[int, int], Program], receiver: Callable[[int, int], Program], count: int) -> Callable[[], float]:
+def latency(host: ScriptHost, sender: Maker, receiver: Maker, count: int) -> Callable[[], float]:
     """A `measure`: the median of `count` events from one new domain to another, ns."""
     def measure() -> float:
         a, b = (host.script([end()]) for _ in range(2))

@@ -11,7 +11,7 @@ import bench_block
 import bench_store
 from harness import RUNS, Row, Size, row_of
 
-#: Name there -> name here, and whether the target that bench_block gives is one of the project's.
+#: Name there -> name here, and whether it has the ring's target.
 BLOCK = {
     "floor: pread, 512 B": ("floor: pread 512 B, from a set of places", False),
     "floor: pread, 4 KiB": ("floor: pread 4 KiB, from a set of places", False),
@@ -21,6 +21,8 @@ BLOCK = {
     "file, 512 B": ("block from a file, 512 B", False),
     "file, 4 KiB": ("block from a file, 4 KiB", False),
 }
+#: Of these also the CPU time that a request takes the thread which serves it: it says more where two threads share a CPU.
+CPU_TIME = ("floor: pread, 512 B", "ring alone, 512 B, 1 page", "file, 512 B")
 STORE = {
     "floor_socket_echo": "floor: echo of 40 bytes over a socket",
     "direct_read": "xenstore read in process",
@@ -36,13 +38,15 @@ RING_TARGET = 1_000_000                 # requests a second
 
 
 def block_rows(size: Size) -> list[Row]:
-    """Requests a second; of files, the target is what the same reads cost without a ring."""
+    """Requests a second; beside files stands what the same reads cost without a ring."""
     runs = size.of(RUNS, 1)
     found = {row["name"]: row for row in bench_block.run(runs=runs)}
     rows = []
     for theirs, (name, targeted) in BLOCK.items():
         rate = float(found[theirs]["per_second"])
         rows.append(row_of(name, "requests/s", [rate], runs, RING_TARGET if targeted else None))
+        if theirs in CPU_TIME:
+            rows.append(row_of(f"{name}, CPU time", "ns", [float(found[theirs]["cpu_ns"])], runs, None))
     return rows
 
 
@@ -57,7 +61,8 @@ def store_rows(size: Size) -> list[Row]:
 def rows(size: Size, wanted: Callable[[list[str]], list[str]]) -> list[Row]:
     """Both, as far as `wanted(names)` has any of theirs."""
     found = []
-    for names, measure in (([name for name, _ in BLOCK.values()], block_rows), (list(STORE.values()), store_rows)):
+    block = [name for name, _ in BLOCK.values()] + [f"{BLOCK[theirs][0]}, CPU time" for theirs in CPU_TIME]
+    for names, measure in ((block, block_rows), (list(STORE.values()), store_rows)):
         keep = wanted(names)
         if keep:
             found += [row for row in measure(size) if row.name in keep]

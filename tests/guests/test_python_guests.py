@@ -430,3 +430,70 @@ def test_a_guest_that_reads_no_events_stalls_nobody_for_good(host):
     writer = host.create(Writer, memory="4M")
     assert writer.wait(timeout=1000).reason == "poweroff", writer.result
     assert writer.console.text == "all written\n"
+
+
+def test_sleeping_for_nothing_takes_time(host):
+    """A guest that only ever sleeps for 0 s would stop the virtual clock: no timeout would ever come."""
+    class Spins(Guest):
+        async def main(self):
+            while True:
+                await self.sleep(0)
+
+    domain = host.create(Spins, memory="4M")
+    with pytest.raises(xenlike.WaitTimeout):
+        domain.wait(timeout=0.01)
+
+
+def test_settings_that_mean_nothing_are_named(host):
+    """A typo in a setting would have no effect and no message."""
+    class Hello(Guest):
+        async def main(self):
+            pass
+
+    with pytest.warns(UserWarning, match="mem.*memory"):
+        host.create(Hello, mem="1M", memory="4M").wait(timeout=10)
+
+
+def test_what_is_not_a_guest_is_said(host):
+    """The mistake would show as an AttributeError of ours."""
+    class NoGuest:
+        pass
+
+    class NoSuper(Guest):
+        def __init__(self):
+            pass
+
+    for wrong in (NoGuest, NoSuper):
+        with pytest.raises(Exception, match="derive it from guest_sdk.Guest"):
+            host.create(wrong, memory="4M")
+    with pytest.raises(TypeError, match="class"):
+        host.create(NoSuper(), memory="4M")
+    with pytest.raises(Exception, match="128 is the most"):
+        host.create(type("Many", (Guest,), {}), memory="4M", vcpus=200)
+    assert host.domains == []
+
+
+def test_an_unclosed_disk_leaves_no_zombie(host, tmp_path):
+    """A guest that ends with its disk open would keep a frame and its id."""
+    (tmp_path / "disk.img").write_bytes(bytes(65536))
+
+    class Opens(Guest):
+        async def main(self):
+            self.disk = await self.block("xvda")
+            await self.disk.read(0, 8)
+
+    kept = [host.create(Opens, memory="4M", name=f"d{n}", disk=[f"{tmp_path}/disk.img,raw,xvda,rw"]) for n in range(3)]
+    host.wait(kept, timeout=10)
+    before = host.usage()
+    more = host.create(Opens, memory="4M", disk=[f"{tmp_path}/disk.img,raw,xvda,rw"])
+    assert more.wait(timeout=10).reason == "poweroff"
+    assert host.usage()["frames_free"] == before["frames_free"] and host.usage()["domains"] == 1
+
+
+def test_xenstore_errors_say_what_was_asked(host):
+    """An ENOENT in a guest with a hundred reads would not say which."""
+    class Reads(Guest):
+        async def main(self):
+            await self.xenstore.read("data/nothing")
+
+    assert "xenstore read data/nothing: ENOENT (domain" in crash(host, Reads).crash_reason

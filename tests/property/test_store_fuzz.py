@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from xenlike.store import RingClient, RingError, RingTransport, Store, wire
-from xenlike.store.connection import OPERATIONS
+from xenlike.store.operations import OPERATIONS
 from xenlike.store.wire import Type
 
 settings.register_profile("store-fuzz", deadline=None, max_examples=150)

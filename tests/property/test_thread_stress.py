@@ -74,6 +74,8 @@ def host():
     with Host() as host:
         before = host.everything()
         yield host
+        while lib.xl_run(host.ptr, host._exits, 16) and host._exits[0].kind != lib.EXIT_IDLE:
+            pass
         assert host.everything() == before, "frames, hypervisor memory, domains or timers leaked"
 
 
@@ -142,9 +144,13 @@ def test_no_wakeup_is_lost(host, seed):
         two.load(pinger(theirs, s.send(two.port_at(theirs)), two, kind, rng, 5000, first=False))
         guests += [one, two]
 
+    records = ffi.new("struct trace_record[64]")
+
     def disturb() -> None:
         for guest in rng.sample(guests, 3):
             guest.pause()
+        for n in range(lib.xl_trace_read(host.ptr, records, 64)):
+            assert records[n].kind < lib.TRACE_NR_KINDS
         for guest in guests:
             while guest.info().state <= lib.DOM_running and guest.vcpus[0].pause_flags & lib.VPF_paused:
                 guest.unpause()
@@ -407,3 +413,77 @@ def test_timers_stopped_while_they_expire(host, seed):
     assert {reason for _, reason in host.shutdowns} == {0}
     for guest in guests:
         guest.destroy()
+
+
+# --- block rings ------------------------------------------------------------------------------------------------------
+
+RING, RING_REF, SLOT = 16, 1, 112           # page of the ring, its grant reference, bytes of a request
+
+
+def block_requests(guest: s.ScriptGuest, port: int, rng: random.Random, *, honest: bool) -> list:
+    """A front end that never ends: requests of all kinds one after the other, or a ring that is scribbled over."""
+    ring = guest.va(RING)
+    program = [s.setreg(0, r=5)]
+    if not honest:
+        words = [s.store(ring + 8 * rng.randrange(512), rng.choice((0, 1, rng.getrandbits(64))), r=1) for _ in range(100)]
+        words += [s.store(ring, rng.choice((1, 5, 31, 32, 33, 2**32 - 1)), r=1) for _ in range(20)]
+        rng.shuffle(words)
+        return [*program, *words, s.send(guest.port_at(port)), s.jump(1)]
+    for _ in range(32):                                         # one round of the ring: slot after slot
+        at = ring + 64 + SLOT * len([step for step in program if step["op"] == lib.SCRIPT_ADD])
+        segments = rng.choice((1, 2, 6, 11, 12))
+        program += [s.store(at, rng.choice((0, 0, 1, 1, 2, 3, 5, 6, 99)) | segments << 8), s.store(at + 8, rng.getrandbits(64)),
+                    s.store(at + 16, rng.choice((0, 8, 100, 2**60)))]
+        for n in range(min(segments, 11)):
+            program.append(s.store(at + 24 + 8 * n, rng.randrange(2, 9) | rng.choice((0, 0, 3)) << 32 | rng.choice((7, 7, 8)) << 40))
+        program += [s.add(1, r=5), s.store(ring, s.reg(5)), s.send(guest.port_at(port))]
+        here = len(program)
+        program += [s.store(ring + 8 + 4, 1), s.load(ring + 8, r=6), s.call(s.SCHED_OP, s.YIELD, r=1), s.add(-(1 << 32), r=6),
+                    s.jump_if(here + 6, s.reg(5), r=6), s.jump(here + 1)]
+    return [*program, s.jump(1)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_front_ends_die_while_their_disks_work(host, seed):
+    """The I/O worker serves rings whose owners scribble over them, take grants back, and die; the lane detaches disks before or after.
+    The worker would be seen in memory that is no longer the front end's, or keep some of it."""
+    rng = random.Random(seed)
+    control = host.script([s.end()], privileged=True, domid=0)
+    served = 0
+    for life in range(12):
+        front = host.script([s.end()], [s.end()])
+        theirs, port = control.connect(front)
+        for ref in range(RING_REF, 8):
+            check(lib.xl_grant_seed(host.ptr, front.id, ref, 0, front.mfns[RING + ref - RING_REF]), "xl_grant_seed")
+        front.load(block_requests(front, port, rng, honest=life % 3 != 2))
+        if life % 2:
+            grant_frame(front)
+            word = [s.store(front.va(11) + 8 * ref, flags | front.mfns[RING + ref - RING_REF] << 32, r=1)
+                    for ref in range(2, 8) for flags in (0, 1, 1, 5)]
+            rng.shuffle(word)
+            front.load([*word, s.yield_(), s.jump(0)], vcpu=1)
+        disk = check(lib.xl_blk_attach(host.ptr, ffi.new("struct xl_blk_config *", {
+            "sectors": 1 << 10, "kind": lib.XL_BLK_RAM, "port": theirs, "front": front.id, "nr_ring_pages": 1,
+            "ring_ref": [RING_REF]})), "xl_blk_attach")
+        front.unpause()
+        patience = rng.randrange(1, 6)
+
+        def done() -> bool:
+            nonlocal patience
+            patience -= 1
+            return patience < 0
+
+        host.run(done)
+        stats = ffi.new("struct xl_blk_stats *")
+        check(lib.xl_blk_stats(host.ptr, disk, stats), "xl_blk_stats")
+        served += stats.requests
+        if life % 4 < 2:
+            front.destroy()
+            check(lib.xl_blk_detach(host.ptr, disk), "xl_blk_detach")
+        else:
+            check(lib.xl_blk_detach(host.ptr, disk), "xl_blk_detach")
+            front.destroy()
+        assert control._evtchn(CLOSE, "close", port=theirs).port == theirs
+    assert served, "no disk ever answered"
+    host.agree()
+    control.destroy()

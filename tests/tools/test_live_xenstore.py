@@ -43,9 +43,9 @@ def test_tools_talk_with_a_guest(live):
     domain = host.create(Talks, memory="4M", name="talks")
     home = f"/local/domain/{domain.domid}"
     assert tool("xenstore-read", socket, f"{home}/name") == "talks\n"
-    assert host.wait_until(lambda: host.dom0.xs.exists(f"{home}/data/ready"), timeout=30)
+    assert host.wait_until(lambda: host.xenstore.exists(f"{home}/data/ready"), timeout=30)
     tool("xenstore-write", socket, f"{home}/data/question", "stressed")
-    assert host.wait_until(lambda: host.dom0.xs.exists(f"{home}/data/answer"), timeout=30)
+    assert host.wait_until(lambda: host.xenstore.exists(f"{home}/data/answer"), timeout=30)
     assert tool("xenstore-read", socket, f"{home}/data/answer") == "desserts\n"
     listing = tool("xenstore-ls", socket, home)
     assert 'name = "talks"' in listing and "ring-ref" in listing

@@ -376,6 +376,19 @@ def test_guest_over_its_memory_quota_is_stalled_until_it_reads(store, dom0, gues
     assert store.check() == []
 
 
+def test_guest_that_dom0_took_over_its_quota_can_still_ask(store, dom0, guest):
+    """What dom0 stores under a guest's name must not silence the guest for good: with its queue read, it is served."""
+    guest.watch(b"w", b"t")
+    guest.take_events()
+    quota(dom0, b"memory", 3000)
+    dom0.write(b"/local/domain/5/w", b"v")
+    dom0.write(b"/local/domain/5/big", b"x" * 4000)
+    guest.send(Type.GET_DOMAIN_PATH, b"5\0")
+    assert guest.conn.stalled
+    assert [m.type for m in guest.receive()] == [Type.WATCH_EVENT]
+    assert [m.type for m in guest.receive()] == [Type.GET_DOMAIN_PATH]
+
+
 def test_events_that_others_do_not_take_stall_their_cause(store, dom0, guest):
     """A guest that floods a slow reader with events is held until the reader reads; others are not."""
     slow = Client(store, 6)

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from xenlike.store import ERRNO, Store, StoreError, wire
-from xenlike.store.connection import OPERATIONS
+from xenlike.store.operations import OPERATIONS
 from xenlike.store.wire import Type
 
 from storekit import OK, Client

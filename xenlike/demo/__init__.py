@@ -60,8 +60,8 @@ class _Demo:
         print(f"One host, two paravirtual guests written in Python, a disk of {format_size(self.size)}: {self.image}\n")
         begin = time.perf_counter()
         with Host(threaded=False) as host:
-            pong = host.create(Pong, memory="16M")
-            ping = host.create(Ping, memory="16M", disk=[f"{self.image},raw,xvda,rw"],
+            pong = host.create(Pong, name="pong", memory="16M")
+            ping = host.create(Ping, name="ping", memory="16M", disk=[f"{self.image},raw,xvda,rw"],
                                extra=f"peer={pong.domid} rounds={self.rounds} write={self.written}")
             self.domains = ping, pong
             made = time.perf_counter()

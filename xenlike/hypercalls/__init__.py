@@ -16,6 +16,9 @@ from xenlike.engine import NR, ffi, lib
 __all__ = ["GuestMemoryFault", "HypercallContext", "dispatch", "name_of"]
 
 
+_ADDRESS = (1 << 64) - 1        # addresses wrap: a pointer may stand at the very end, and what follows it at 0
+
+
 class GuestMemoryFault(Exception):
     """An argument pointer was not readable or writable; the hypercall returns -EFAULT."""
 
@@ -38,19 +41,19 @@ class HypercallContext:
     def read(self, va: int, n: int) -> bytes:
         """n bytes of the caller's memory; GuestMemoryFault (-EFAULT) if they are not readable."""
         buf = ffi.new("char[]", n)
-        if lib.xl_guest_read(self.vcpu, va, buf, n, ffi.NULL):
+        if lib.xl_guest_read(self.vcpu, va & _ADDRESS, buf, n, ffi.NULL):
             raise GuestMemoryFault
         return ffi.unpack(buf, n)
 
     def write(self, va: int, data: bytes) -> None:
         """Writes to the caller's memory; GuestMemoryFault (-EFAULT) if it is not writable."""
-        if lib.xl_guest_write(self.vcpu, va, data, len(data), ffi.NULL):
+        if lib.xl_guest_write(self.vcpu, va & _ADDRESS, data, len(data), ffi.NULL):
             raise GuestMemoryFault
 
     def read_struct(self, va: int, ctype: str) -> Any:
         """A copy of an ABI structure in the caller's memory, as a cffi value."""
         value = ffi.new(f"{ctype} *")
-        if lib.xl_guest_read(self.vcpu, va, value, ffi.sizeof(ctype), ffi.NULL):
+        if lib.xl_guest_read(self.vcpu, va & _ADDRESS, value, ffi.sizeof(ctype), ffi.NULL):
             raise GuestMemoryFault
         return value
 

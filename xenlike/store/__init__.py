@@ -1,8 +1,8 @@
 """Xenstore: a pure store, its wire protocol, and the transports that serve it.
 
 ``paths perms tree`` (values) → ``quota watches`` (books) → ``view transaction`` (what operations mean) →
-``session connection direct`` (ways in) → ``server`` (the whole state) → ``ring socket`` (I/O). `client_ring` is the
-guest's side of the ring.
+``session operations connection direct`` (ways in) → ``server`` (the whole state) → ``ring socket`` (I/O).
+`client_ring` is the guest's side of the ring.
 """
 
 from .client_ring import RingClient, RingError

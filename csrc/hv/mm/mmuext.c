@@ -3,6 +3,7 @@
  * Owns: the pin flag of tables, vcpu->cr3_mfn and user_cr3_mfn. Called by: the hypercall, the builder and VCPUOP_initialise
  * (mm_set_vcpu_bases, mm_pin_table). Lock: mm.lock of the tables' owner around each operation; arguments are copied outside.
  */
+#include "hv/hypercall.h"
 #include "hv/mm/mm_internal.h"
 
 #include <string.h>
@@ -264,7 +265,8 @@ static int mmuext_all(struct vcpu *v, struct domain *pg_owner, u64 ops, u32 coun
         }
         while (i < n && !(rc = mmuext_one(v, pg_owner, &op[i]))) {
             i++;
-            start -= WORK_PAGE;         /* what each operation costs besides */
+            if (!hypercall_charge(v, WORK_PAGE))        /* what each operation costs besides */
+                return -XEN_EINVAL;
             if (work_exceeded(d, start))
                 return call_too_long(v, "mmuext_op");
         }

@@ -9,6 +9,7 @@ description, never from the C core, so that a disagreement between the two is ne
     frames      the frame table: owners, references, types, promotion and demotion of page tables
     pagetypes   the hypercalls over the frame table: mmu_update, mmuext_op, update_va_mapping, memory_op
     grants      grant tables, version 1, over the same frames
+    store       xenstore: a dictionary of paths, permissions, watches, transactions
 
-The state machines of `xenlike.testing.machines` drive a model and a hypervisor side by side.
+The state machines of `xenlike.testing.machines` drive a model and a hypervisor side by side; xenstore's stands with its test.
 """
