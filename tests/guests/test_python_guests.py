@@ -450,7 +450,7 @@ def test_settings_that_mean_nothing_are_named(host):
         async def main(self):
             pass
 
-    with pytest.warns(UserWarning, match="mem.*memory"):
+    with pytest.warns(UserWarning, match="mem: is not a known key"):
         host.create(Hello, mem="1M", memory="4M").wait(timeout=10)
 
 
