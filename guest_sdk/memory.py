@@ -69,12 +69,14 @@ class Memory:
         self.p2m = array("Q", vcpu.read(info.mfn_list, info.nr_pages * 8))
         self._free = self._initial_free(info)
 
-    def _initial_free(self, info: Any) -> list[int]:
+    def _initial_free(self, info: Any) -> array[int]:
         """Every mapped page but those that the builder uses (section 1.4): P2M .. boot stack lie behind the image."""
         first_used = (info.mfn_list - self.virt_base) // PAGE
         stack_pfn = (info.pt_base - self.virt_base) // PAGE + info.nr_pt_frames
         mapped = min(self.nr_pages, self._guest.mapped_pages)
-        return [*range(mapped - 1, stack_pfn, -1), *range(first_used - 1, self._guest.image_pages - 1, -1)]
+        free = array("I", range(mapped - 1, stack_pfn, -1))         # 4 bytes a page; taken from the end, lowest pfn first
+        free.extend(range(first_used - 1, self._guest.image_pages - 1, -1))
+        return free
 
     # ---- loads and stores --------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from xenlike.engine import XenError, check, ffi, lib
 FIRST_SEED = int(os.environ.get("XENLIKE_STRESS_SEED", "1"))
 SEEDS = range(FIRST_SEED, FIRST_SEED + int(os.environ.get("XENLIKE_STRESS", "1")))
 SELF = 0x7FF0
-MMU_UPDATE, MEMORY_OP, MULTICALL, UPDATE_VA, GRANT_OP, MMUEXT = 1, 12, 13, 14, 20, 26
+MMU_UPDATE, MEMORY_OP, UPDATE_VA, GRANT_OP, MMUEXT = 1, 12, 14, 20, 26
 BIND_INTERDOMAIN, BIND_VIRQ, CLOSE, SEND, STATUS, ALLOC_UNBOUND, BIND_IPI, BIND_VCPU, UNMASK, RESET = 0, 1, 3, 4, 5, 6, 7, 8, 9, 10
 MAP, UNMAP, SETUP, COPY = 0, 1, 2, 5
 STEPS = 100_000                             # of a program
@@ -301,24 +301,23 @@ def test_grants_while_the_granter_frees_and_dies(host, seed):
     for vcpu in range(2):
         steps = mapper_steps(mapper, granter, other, rng) + granter_steps(mapper, mapper, rng)
         mapper.load(shuffled(rng, steps, 300), vcpu=vcpu)
-    early = rng.random() < 0.5
-    patience = rng.randrange(30)
-
-    def kill() -> None:
-        nonlocal patience, early
-        patience -= 1
-        if early and patience < 0:
-            early = False
-            granter.destroy()
-            host.shutdowns.append((granter.id, 0))
-
-    dies = early
     granter.unpause()
     mapper.unpause()
-    host.run(lambda: kill() or {domid for domid, _ in host.shutdowns} >= {granter.id, mapper.id})
+    patience = rng.choice((rng.randrange(30), s.NEVER))         # of the granter: when it dies
+    dead = False
+
+    def done() -> bool:
+        nonlocal patience, dead
+        patience -= 1
+        if patience < 0 and not dead:
+            granter.destroy()
+            dead = True
+        return {domid for domid, _ in host.shutdowns} >= {mapper.id} | ({granter.id} if not dead else set())
+
+    host.run(done)
     mapper.pause()
     host.agree()
-    if not dies or early:
+    if not dead:
         granter.destroy()
     mapper.destroy()
 
