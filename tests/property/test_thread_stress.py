@@ -326,8 +326,8 @@ def test_grants_while_the_granter_frees_and_dies(host, seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_domains_come_and_go_while_others_talk_to_them(host, seed):
-    """The lane creates and destroys domains whose ids a privileged domain, running all the time, sends to, binds to, allocates ports
-    and memory for, and looks at. Somebody would be met half made or half dead."""
+    """The lane creates and destroys domains. A privileged one runs all the time, sends to their ids, binds to them, allocates
+    ports and memory for them, and looks at them. Somebody would be met half made or half dead."""
     rng = random.Random(seed)
     control = host.script([s.end()], [s.end()], privileged=True, domid=0)
     args = Arguments(control)
@@ -434,7 +434,8 @@ def block_requests(guest: s.ScriptGuest, port: int, rng: random.Random, *, hones
         program += [s.store(at, rng.choice((0, 0, 1, 1, 2, 3, 5, 6, 99)) | segments << 8), s.store(at + 8, rng.getrandbits(64)),
                     s.store(at + 16, rng.choice((0, 8, 100, 2**60)))]
         for n in range(min(segments, 11)):
-            program.append(s.store(at + 24 + 8 * n, rng.randrange(2, 9) | rng.choice((0, 0, 3)) << 32 | rng.choice((7, 7, 8)) << 40))
+            first, last = rng.choice((0, 0, 3)), rng.choice((7, 7, 8))
+            program.append(s.store(at + 24 + 8 * n, rng.randrange(2, 9) | first << 32 | last << 40))
         program += [s.add(1, r=5), s.store(ring, s.reg(5)), s.send(guest.port_at(port))]
         here = len(program)
         program += [s.store(ring + 8 + 4, 1), s.load(ring + 8, r=6), s.call(s.SCHED_OP, s.YIELD, r=1), s.add(-(1 << 32), r=6),
@@ -444,8 +445,8 @@ def block_requests(guest: s.ScriptGuest, port: int, rng: random.Random, *, hones
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_front_ends_die_while_their_disks_work(host, seed):
-    """The I/O worker serves rings whose owners scribble over them, take grants back, and die; the lane detaches disks before or after.
-    The worker would be seen in memory that is no longer the front end's, or keep some of it."""
+    """The I/O worker serves rings whose owners scribble over them, take grants back, and die; the lane detaches disks before or
+    after. The worker would be seen in memory that is no longer the front end's, or keep some of it."""
     rng = random.Random(seed)
     control = host.script([s.end()], privileged=True, domid=0)
     served = 0
