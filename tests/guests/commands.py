@@ -48,7 +48,8 @@ def xenlike(*words: object, cwd: Path, input: bytes | None = None, **options: ob
 def guest(folder: Path, body: str, *, name: str = "g", config: str = "") -> Path:
     """Writes a guest whose ``main`` is ``body``, and its configuration; returns the latter's path."""
     (folder / f"{name}.py").write_text(
-        "from guest_sdk import Guest\n\nclass G(Guest):\n    async def main(self):\n" + textwrap.indent(textwrap.dedent(body).lstrip("\n"), "        "))
+        "from guest_sdk import Guest\n\nclass G(Guest):\n    async def main(self):\n"
+        + textwrap.indent(textwrap.dedent(body).lstrip("\n"), "        "))
     path = folder / f"{name}.cfg"
     path.write_text(f'name = "{name}"\nkernel = "{name}.py:G"\nmemory = 4\n{config}\n')
     return path

@@ -61,7 +61,9 @@ def test_help_and_version(tmp_path):
     assert told.returncode == 0 and b"--timeout SECONDS" in told.stdout and b"exit status" in told.stdout
 
 
-@pytest.mark.parametrize("words, text", [([], "which command?"), (["fly"], "there is no command 'fly'"), (["--fly"], "unknown option --fly")])
+@pytest.mark.parametrize("words, text", [
+    ([], "which command?"), (["fly"], "there is no command 'fly'"), (["--fly"], "unknown option --fly"),
+])
 def test_no_such_command(tmp_path, words, text):
     """A slip would do something, or say nothing."""
     done = xenlike(*words, cwd=tmp_path)

@@ -247,7 +247,8 @@ def test_mistakes_in_a_file_name_line_and_key(tmp_path):
     (["nope.cfg"], "nope.cfg: cannot be read: No such file or directory"),
     (["g.cfg", 'kernel="g.py:Nope"'], "command line: kernel: '{folder}/g.py' has no class Nope (it has G)"),
     (["g.cfg", "g.cfg"], "g.cfg:1: name: a domain named 'g' runs already (give it another name)"),
-    (["g.cfg", "--memory", "12M"], "g.cfg:3: memory: the machine has no 4 MiB free for domain 1: raise the host's memory, or lower the domain's"),
+    (["g.cfg", "--memory", "12M"],
+     "g.cfg:3: memory: the machine has no 4 MiB free for domain 1: raise the host's memory, or lower the domain's"),
     (["g.cfg", "--log-dir", "g.py"], "g.py: File exists"),
 ])
 def test_what_cannot_be_done(tmp_path, words, message):

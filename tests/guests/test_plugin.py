@@ -46,7 +46,8 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
 def sections(output: str) -> dict[str, str]:
     """The report's own sections: title -> text."""
     parts = re.split(r"^-+ xenlike: (.*?) -+$", output, flags=re.M)
-    return {title: re.split(r"^[-=]+ .* [-=]+$", text, maxsplit=1, flags=re.M)[0].strip("\n") for title, text in zip(parts[1::2], parts[2::2])}
+    return {title: re.split(r"^[-=]+ .* [-=]+$", text, maxsplit=1, flags=re.M)[0].strip("\n")
+            for title, text in zip(parts[1::2], parts[2::2])}
 
 
 def test_hosts_are_virtual_and_closed(run):
@@ -76,7 +77,8 @@ def test_run(xen):
         xen.run(Hello, timeout=1)
 
 def test_load(xen, tmp_path):
-    (tmp_path / "a.py").write_text("from guest_sdk import Guest\\\\nclass A(Guest):\\\\n    async def main(self): self.console.print(self.args)")
+    (tmp_path / "a.py").write_text("from guest_sdk import Guest\\\\nclass A(Guest):\\\\n"
+                                   "    async def main(self): self.console.print(self.args)")
     (tmp_path / "a.cfg").write_text('name = "a"\\\\nkernel = "a.py:A"\\\\nextra = "one"')
     dom = xen.load(tmp_path / "a.cfg", 'extra="two"')
     assert dom.wait().reason == "poweroff" and dom.console.text == "two\\\\n"
