@@ -214,22 +214,13 @@ int xl_trace_read(struct host *h, struct trace_record *out, int n)
     return count;
 }
 
-static u64 digest_frame(const struct machine *m, u64 d, u32 mfn)
-{
-    const u64 *w = mfn_ptr(m, mfn);
-    d = digest_mix(d, mfn);
-    for (unsigned i = 0; i < PAGE_SIZE / sizeof(u64); i++)
-        d = digest_mix(d, w[i]);
-    return d;
-}
-
 u64 xl_trace_digest(struct host *h, u32 with_memory)
 {
     const struct machine *m = &h->machine;
     u64 d = digest_mix(h->trace.digest, h->trace.next);
     for (u32 mfn = m->first_mfn; with_memory && mfn < m->heap.fresh; mfn++)
-        if ((m->frames[mfn].count_info & (PGC_TOUCHED | PGC_ALLOCATED)) == (PGC_TOUCHED | PGC_ALLOCATED))
-            d = digest_frame(m, d, mfn);
+        if (m->frames[mfn].count_info & PGC_ALLOCATED)
+            d = frame_digest(m, mfn, d);
     return d;
 }
 

@@ -310,7 +310,11 @@ class Host:
         action = {"reboot": config.on_reboot, "crash": config.on_crash, "watchdog": config.on_watchdog}.get(reason, config.on_poweroff)
         if reason == "suspend" or action == "preserve":
             return
-        self.destroy(domain)
+        if action == "rename-restart":          # the old one stays to be looked at, under another name
+            domain.name = self._free_name(f"{config.name}-{domain.domid}")
+            self.dom0.xs.write(f"/local/domain/{domain.domid}/name", domain.name)
+        else:
+            self.destroy(domain)
         if action.endswith("restart") and config.kernel is not None:
             self.restarts.append(self._create(config, None, False, {}))
 

@@ -294,6 +294,16 @@ void domain_crash(struct domain *d, const char *fmt, ...)
     send_global_virq(d->host, VIRQ_DOM_EXC);
 }
 
+/* A run's digest has its domains' last memory in it, also of those that are gone when it is asked for. Virtual clock: one thread. */
+static void digest_memory(struct domain *d)
+{
+    struct host *h = d->host;
+    if (!h->trace.digesting)
+        return;
+    for (u32 mfn = d->mm.pages; mfn; mfn = mfn_frame(&h->machine, mfn)->next)
+        h->trace.digest = frame_digest(&h->machine, mfn, h->trace.digest);
+}
+
 void domain_kill(struct domain *d)
 {
     struct host *h = d->host;
@@ -305,6 +315,7 @@ void domain_kill(struct domain *d)
     if (!first)
         return;
     wait_rest(d);
+    digest_memory(d);
 
     spin_lock(&d->mm.list_lock);        /* whoever allocates under this lock has either finished or sees dying */
     store_release(d->dying, true);

@@ -293,3 +293,14 @@ void frame_read_end(struct host *h, u64 mfn)
 {
     put_page(h, mfn);
 }
+
+u64 frame_digest(const struct machine *m, u64 mfn, u64 digest)
+{
+    if (!(m->frames[mfn].count_info & PGC_TOUCHED))
+        return digest;
+    const u64 *w = mfn_ptr(m, mfn);
+    digest = digest_mix(digest, mfn);
+    for (unsigned i = 0; i < PAGE_SIZE / sizeof(u64); i++)
+        digest = digest_mix(digest, w[i]);
+    return digest;
+}

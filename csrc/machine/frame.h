@@ -136,6 +136,9 @@ static inline void frame_mark_dirty(struct machine *m, u64 mfn)
         m->dirty[mfn] = 1;
 }
 
+/* `digest` with the frame's bytes mixed in; a frame that nobody wrote changes nothing. */
+u64 frame_digest(const struct machine *m, u64 mfn, u64 digest);
+
 /* M2P. Reading beyond what is initialised gives INVALID_M2P. */
 static inline u64 m2p_get(const struct machine *m, u64 mfn) { return mfn < m->m2p_valid ? read_once(m->m2p[mfn]) : INVALID_M2P; }
 static inline void m2p_set(struct machine *m, u64 mfn, u64 pfn) { write_once(m->m2p[mfn], pfn); }

@@ -497,3 +497,20 @@ def test_xenstore_errors_say_what_was_asked(host):
             await self.xenstore.read("data/nothing")
 
     assert "xenstore read data/nothing: ENOENT (domain" in crash(host, Reads).crash_reason
+
+
+def test_rename_restart_keeps_the_old_domain(host):
+    """on_crash = "rename-restart" would lose what somebody wanted to look at, or not start anew."""
+    class CrashesOnce(Guest):
+        count = 0
+
+        async def main(self):
+            CrashesOnce.count += 1
+            if CrashesOnce.count == 1:
+                raise RuntimeError("the first time")
+
+    first = host.create(CrashesOnce, memory="4M", name="it", on_crash="rename-restart")
+    assert first.wait(timeout=10).reason == "crash"
+    assert host.wait_until(lambda: host.restarts and host.restarts[0].ended, timeout=10)
+    assert [d.name for d in host.domains] == [first.name] == ["it-1"]
+    assert host.restarts[0].name == "it" and host.restarts[0].result.reason == "poweroff"
