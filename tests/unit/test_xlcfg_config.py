@@ -318,3 +318,9 @@ def test_from_python_values(tmp_path):
         with pytest.raises(ConfigError) as info:
             config_from_values({"name": "t1", "kernel": Hello} | bad)
         assert says in str(info.value)
+
+
+def test_core_dumps_are_not_promised():
+    """Whoever relies on a dump would learn only after the crash that there is none."""
+    got, _ = parse_config(MINIMAL + 'on_crash = "coredump-restart"', "web.cfg", check_files=False)
+    assert any("on_crash" in str(w) and "no core dumps" in str(w) for w in check_supported(got))

@@ -388,8 +388,12 @@ def check_supported(config: DomainConfig) -> list[ConfigWarning]:
         raise config.error("pool", f"there is no CPU pool {show(config.pool)}; {this} has Pool-0 only")
     without_effect = {"vif": "network interfaces", "channel": "channels", "p9": "shared directories",
                       "ramdisk": "RAM disks for Python guests", "cpuid": "CPUID policies for Python guests"}
-    return [ConfigWarning(config.where(key), key, f"has no effect: {this} has no {what}")
-            for key, what in without_effect.items() if getattr(config, key) not in ((), None, CpuidPolicy())]
+    found = [ConfigWarning(config.where(key), key, f"has no effect: {this} has no {what}")
+             for key, what in without_effect.items() if getattr(config, key) not in ((), None, CpuidPolicy())]
+    for key in ("on_poweroff", "on_reboot", "on_crash", "on_watchdog"):
+        if getattr(config, key).startswith("coredump-"):
+            found.append(ConfigWarning(config.where(key), key, f"{this} writes no core dumps; the rest is done"))
+    return found
 
 
 assert tuple(KEYS) == tuple(f.name for f in fields(DomainConfig) if f.name != "source")
