@@ -13,7 +13,7 @@ from typing import Any
 
 from xenlike.engine import NR, ffi, lib
 
-__all__ = ["GuestMemoryFault", "HypercallContext", "dispatch", "name_of"]
+__all__ = ["GuestMemoryFault", "HypercallContext", "dispatch", "find", "name_of"]
 
 
 _ADDRESS = (1 << 64) - 1        # addresses wrap: a pointer may stand at the very end, and what follows it at 0
@@ -41,8 +41,7 @@ class HypercallContext:
     def read(self, va: int, n: int) -> bytes:
         """n bytes of the caller's memory; GuestMemoryFault (-EFAULT) if they are not readable."""
         buf = ffi.new("char[]", n)
-        if lib.xl_guest_read(self.vcpu, va & _ADDRESS, buf, n, ffi.NULL):
-            raise GuestMemoryFault
+        self._load(va, buf, n)
         return ffi.unpack(buf, n)
 
     def write(self, va: int, data: bytes) -> None:
@@ -53,25 +52,15 @@ class HypercallContext:
     def read_struct(self, va: int, ctype: str) -> Any:
         """A copy of an ABI structure in the caller's memory, as a cffi value."""
         value = ffi.new(f"{ctype} *")
-        if lib.xl_guest_read(self.vcpu, va & _ADDRESS, value, ffi.sizeof(ctype), ffi.NULL):
-            raise GuestMemoryFault
+        self._load(va, value, ffi.sizeof(ctype))
         return value
 
-
-#: number -> (handler or None until first use, module name, number of arguments). Names are those of hypercalls.def.
-_NAMES = ["platform_op", "console_io", "physdev_op_compat", "xsm_op", "physdev_op", "hvm_op", "sysctl", "domctl",
-          "kexec_op", "argo_op", "xenpmu_op", "dm_op", "hypfs_op", "mca", "arch_1"]
-_NUMBERS = {getattr(NR, name): name for name in _NAMES}
-_handlers: dict[int, Callable[..., int]] = {}
-
-
-def _find(nr: int) -> Callable[..., int]:
-    handler = _handlers.get(nr)
-    if handler is None:
-        name = _NUMBERS[nr]
-        module = importlib.import_module(f"xenlike.hypercalls.{_MODULES.get(name, name)}")
-        handler = _handlers[nr] = getattr(module, name, None) or module.handle
-    return handler
+    def _load(self, va: int, into: Any, n: int) -> None:
+        va &= _ADDRESS
+        if lib.HYPERVISOR_VIRT_START <= va < lib.HYPERVISOR_VIRT_END:       # refused even where a guest may read: the M2P
+            raise GuestMemoryFault
+        if lib.xl_guest_read(self.vcpu, va, into, n, ffi.NULL):
+            raise GuestMemoryFault
 
 
 #: Hypercalls that share a module.
@@ -87,13 +76,26 @@ def name_of(nr: int) -> str:
     return _ALL.get(nr, f"hypercall {nr}")
 
 
+_handlers: dict[int, Callable[..., int]] = {}
+
+
+def find(nr: int) -> Callable[..., int]:
+    """The handler of a cold hypercall, by its name in hypercalls.def; its module is imported at first use."""
+    handler = _handlers.get(nr)
+    if handler is None:
+        name = name_of(nr)
+        module = importlib.import_module(f"xenlike.hypercalls.{_MODULES.get(name, name)}")
+        handler = _handlers[nr] = getattr(module, name, None) or module.handle
+    return handler
+
+
 _cold = ffi.new("struct xl_cold *")
 
 
 def dispatch(host: Any, vcpu: Any, domid: int) -> int:
     """Answers the cold hypercall that ``vcpu`` (cdata) waits for. Returns rax."""
     lib.xl_cold_args(vcpu, _cold)
-    handler = _find(_cold.nr)
+    handler = find(_cold.nr)
     args = list(_cold.args)
     try:
         return handler(HypercallContext(host, vcpu, domid), *args)
