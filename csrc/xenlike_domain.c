@@ -98,14 +98,21 @@ static struct domain *owner(struct host *h, u16 domid, int *rc)
     return d;
 }
 
+/* The same for n bytes at `offset` of a frame: *rc is -EINVAL when they do not lie within it. */
+static struct domain *owner_of_bytes(struct host *h, u16 domid, u32 offset, u32 n, int *rc)
+{
+    struct domain *d = owner(h, domid, rc);
+    if (!*rc && (offset > PAGE_SIZE || n > PAGE_SIZE - offset))
+        *rc = -XEN_EINVAL;
+    return d;
+}
+
 int xl_frame_read(struct host *h, u16 domid, u64 mfn, u32 offset, void *buf, u32 n)
 {
     int rc;
-    struct domain *d = owner(h, domid, &rc);
+    struct domain *d = owner_of_bytes(h, domid, offset, n, &rc);
     if (rc)
         return rc;
-    if (offset > PAGE_SIZE || n > PAGE_SIZE - offset)
-        return -XEN_EINVAL;
     const u8 *p = frame_read_begin(h, mfn, d);
     if (!p)
         return -XEN_EINVAL;
@@ -117,11 +124,9 @@ int xl_frame_read(struct host *h, u16 domid, u64 mfn, u32 offset, void *buf, u32
 int xl_frame_write(struct host *h, u16 domid, u64 mfn, u32 offset, const void *buf, u32 n)
 {
     int rc;
-    struct domain *d = owner(h, domid, &rc);
+    struct domain *d = owner_of_bytes(h, domid, offset, n, &rc);
     if (rc)
         return rc;
-    if (offset > PAGE_SIZE || n > PAGE_SIZE - offset)
-        return -XEN_EINVAL;
     u8 *p = frame_write_begin(h, mfn, d);
     if (!p)
         return -XEN_EINVAL;

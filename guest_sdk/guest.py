@@ -5,16 +5,16 @@ Owns: a guest's kernels (one a vCPU) and its devices. Called by: the toolstack (
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from xenlike.engine import NR, XenError, ffi, lib
+from xenlike.engine import NR, ffi, lib
 
 from guest_sdk.console import Console
 from guest_sdk.events import Events, Port
 from guest_sdk.grants import Grants
 from guest_sdk.hypercall import Hypercalls
-from guest_sdk.kernel import NSEC, GuestError, Kernel, Task
+from guest_sdk.kernel import NSEC, Future, GuestError, Kernel, Task
 from guest_sdk.memory import Memory
 from guest_sdk.xenstore import Xenstore
 
@@ -121,8 +121,6 @@ class Guest:
 
     async def sleep(self, seconds: float) -> None:
         """Blocks the task; the vCPU too if nothing else is to do (set_timer_op, SCHEDOP_block)."""
-        from guest_sdk.kernel import Future
-
         future: Future[None] = Future()
         self.current.alarm(self.now() + round(seconds * NSEC), future)
         await future

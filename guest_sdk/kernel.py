@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
-from xenlike.engine import NR, ffi, lib
+from xenlike.engine import NR, lib
 
 __all__ = ["Future", "Kernel", "Task", "Timeout", "GuestError"]
 

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterable
 from typing import Any
 
-from xenlike.engine import NR, check, ffi, lib
+from xenlike.engine import NR, ffi, lib
 
 __all__ = ["Memory", "Page", "PTE_P", "PTE_RW", "PTE_U", "PTE_A", "PTE_D", "PTE_NX"]
 

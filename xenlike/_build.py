@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import re
 import shlex
 import subprocess
 

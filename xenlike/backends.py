@@ -17,7 +17,7 @@ import weakref
 from typing import Any, Protocol
 
 from xenlike import hypercalls
-from xenlike.engine import check, ffi, lib
+from xenlike.engine import ffi, lib
 
 __all__ = ["GuestFault", "GuestStuck", "Program", "PythonVcpu", "Watchdog"]
 

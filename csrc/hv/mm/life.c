@@ -29,7 +29,7 @@ bool frame_give_up(struct domain *d, u64 mfn)
 
 int call_too_long(struct vcpu *v, const char *call)
 {
-    domain_crash(v->domain, "%s: one call did the work of %lu page-table entries and had not ended", call, WORK_LIMIT);
+    domain_crash(v->domain, "%s: one call did the work of %lu page-table entries and had not ended", call, HYPERCALL_WORK_LIMIT);
     return -XEN_EINVAL;
 }
 

@@ -11,6 +11,7 @@
 #ifndef XL_HV_MM_INTERNAL_H
 #define XL_HV_MM_INTERNAL_H
 
+#include "hv/hypercall.h"
 #include "machine/frame_type.h"
 
 enum { PT_ENTRIES = PAGE_SIZE / sizeof(u64) };
@@ -117,12 +118,9 @@ void descriptor_tables_drop(struct vcpu *v);
 /* Commands of memory_op that move no memory (memory_query.c). start: the extent in the command's upper bits, which none of them takes. */
 s64  memory_query(struct vcpu *v, unsigned op, u64 start, u64 arg);
 
-/* What one hypercall may cost, in page-table entries looked at: about half a second, and more than any one honest call needs (a
- * pin of 256 GiB). There is no preemption, and a guest can make arrays of any length from a few pages; so a call that goes on
- * beyond that ends its domain. Counted, not timed, for the sake of repeatable runs. */
+/* Towards HYPERCALL_WORK_LIMIT, in page-table entries looked at; the limit is more than any one honest call needs (a pin of 256 GiB). */
 enum { WORK_ENTRY = 1, WORK_REQUEST = 4, WORK_PAGE = 64 };
-static const u64 WORK_LIMIT = 1ul << 26;
-static inline bool work_exceeded(const struct domain *d, u64 start) { return unlikely(read_once(d->mm.work) - start > WORK_LIMIT); }
+static inline bool work_exceeded(const struct domain *d, u64 start) { return unlikely(read_once(d->mm.work) - start > HYPERCALL_WORK_LIMIT); }
 int  call_too_long(struct vcpu *v, const char *call);           /* crashes v's domain. -EINVAL, which nobody will see */
 
 /* d gives the frame up; it is freed when its last reference goes. mm.lock held. False: not its frame, or a special one. */

@@ -3,7 +3,6 @@
  * Owns: the pin flag of tables, vcpu->cr3_mfn and user_cr3_mfn. Called by: the hypercall, the builder and VCPUOP_initialise
  * (mm_set_vcpu_bases, mm_pin_table). Lock: mm.lock of the tables' owner around each operation; arguments are copied outside.
  */
-#include "hv/hypercall.h"
 #include "hv/mm/mm_internal.h"
 
 #include <string.h>
