@@ -122,13 +122,19 @@ static void heap_return(struct machine *m, const u32 *mfns, u32 n)
     spin_unlock(&m->heap.lock);
 }
 
+/* d may own n frames more. [list_lock] */
+static bool has_room(const struct domain *d, u32 n)
+{
+    return n <= d->mm.max_pages && d->mm.tot_pages <= d->mm.max_pages - n && !d->dying;
+}
+
 int frames_alloc(struct host *h, struct domain *d, u32 n, bool special, u32 *mfns)
 {
     struct machine *m = &h->machine;
 
-    if (!special) {                     /* claim the headroom first, so that two allocators cannot both pass the limit */
+    if (!special) {                     /* refused early, before frames are taken; what counts is the look under the same lock below */
         spin_lock(&d->mm.list_lock);
-        bool room = n <= d->mm.max_pages && d->mm.tot_pages <= d->mm.max_pages - n && !d->dying;
+        bool room = has_room(d, n);
         spin_unlock(&d->mm.list_lock);
         if (!room)
             return -XEN_ENOMEM;
@@ -170,7 +176,7 @@ int frames_alloc(struct host *h, struct domain *d, u32 n, bool special, u32 *mfn
 
     if (!special) {                     /* onto the list before anybody can find, use and free them */
         spin_lock(&d->mm.list_lock);
-        bool room = n <= d->mm.max_pages && d->mm.tot_pages <= d->mm.max_pages - n && !d->dying;
+        bool room = has_room(d, n);
         for (u32 i = 0; room && i < n; i++)
             list_add(h, d, &m->frames[mfns[i]]);
         spin_unlock(&d->mm.list_lock);
