@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "pv/pv.h"
 #include "snapshot.h"
 
 enum { RUN_BEFORE_SIGNALS = 4096 };     /* scheduling rounds after which xl_run returns so that Python can look at signals */
@@ -20,6 +21,8 @@ static void deadline_passed(struct host *h, struct timer *t)
 {
     lane_push(h, (struct lane_exit){ .kind = EXIT_TIMER });
 }
+
+static const struct vcpu_backend python_backend = { .name = "python" };         /* the lane runs them */
 
 static int host_init(struct host *h, const struct xl_host_config *c)
 {
@@ -35,6 +38,9 @@ static int host_init(struct host *h, const struct xl_host_config *c)
     h->rng.state = c->seed;
     h->trace.digesting = c->virtual_clock;
     h->tlb_clock = 1;
+    h->backend[BACKEND_PYTHON] = &python_backend;
+    h->backend[BACKEND_SCRIPT] = &script_backend;
+    h->backend[BACKEND_INTERP] = &pv_backend;
     int rc = machine_init(&h->machine, c->memory);
     if (!rc)
         rc = lane_init(h);

@@ -15,6 +15,7 @@
 #include "hv/states.h"
 #include "io/blk.h"
 #include "machine/frame.h"
+#include "xen/xen.h"
 #ifndef XL_CDEF
 #include "hv/domain.h"
 #include "hv/host.h"
@@ -73,6 +74,7 @@ struct xl_domain_info {
     u64 cpu_ns;
     u64 stats[STAT_NR];
     u8 uuid[16];
+    u16 last_vcpu;              /* who crashed it, or asked for its shutdown */
     char crash_reason[192];
 };
 int  xl_domain_info(struct host *h, u16 domid, struct xl_domain_info *out);
@@ -127,6 +129,37 @@ int  xl_scan_events(struct vcpu *v, u32 *ports, int max);
 int  xl_cmpxchg16(void *p, u16 old, u16 new_value);
 void xl_vcpu_stats(struct vcpu *v, u64 *stats, u64 *hypercalls64);
 void xl_vcpu_runstate(struct vcpu *v, u64 *out6);                          /* state, entry time, time[4] */
+
+/* ---- vCPUs that run machine code (BACKEND_INTERP): -EINVAL for others -------------------------------------------------- */
+
+/* The builder's: what a PV vCPU starts with (xen-abi 1.7), this rip, rsp and rsi. */
+int  xl_vcpu_set_regs(struct vcpu *v, u64 rip, u64 rsp, u64 rsi);
+struct xl_cpu_state {           /* all registers; what a crash left behind, what a debugger shows */
+    struct cpu_user_regs regs;
+    u64 fs_base, gs_base, kernel_gs_base;       /* gs_base: of the mode it is in; the other is what a change of mode brings */
+    u64 cr0, cr2, cr3, cr4, efer;               /* cr3: of the mode it is in */
+    u64 dr[8];
+    u64 retired;                /* instructions completed */
+    u8 kernel_mode, mode;       /* mode: code size, 32 or 64 */
+    u8 fx[512];                 /* FXSAVE64 image */
+};
+/* Waits until v is off its pCPU. -EBUSY: it could run now. */
+int  xl_vcpu_state(struct vcpu *v, struct xl_cpu_state *out);
+/* General registers, rip, rflags (not its IF and IOPL), the two bases of the mode, the FPU. Selectors and control registers stay. */
+int  xl_vcpu_set_state(struct vcpu *v, const struct xl_cpu_state *in);
+void xl_hypercall_page(u8 *page);               /* fills 4096 bytes with the stubs (xen-abi 2.1) */
+
+/* ---- debuggers: all-stop. Domains that run machine code ---------------------------------------------------------------- */
+
+/* attach stops the domain; detach forgets all points and lets it go on. -EBUSY: attached already, -EINVAL: not attached, other backend. */
+int  xl_debug_attach(struct host *h, u16 domid);
+int  xl_debug_detach(struct host *h, u16 domid);
+int  xl_debug_stop(struct host *h, u16 domid);  /* returns when every vCPU rests; no EXIT_DEBUG comes of it */
+/* Adds or removes a point while the domain is stopped (else -EBUSY): kind enum debug_kind, len bytes at va (DEBUG_EXEC: of the first).
+ * -EINVAL: kind, len, no such point; -ENOSPC: 64 are set. */
+int  xl_debug_break(struct host *h, u16 domid, u32 add, u32 kind, u64 va, u32 len);
+int  xl_debug_step(struct vcpu *v);             /* one instruction of v, the others stand; EXIT_DEBUG when it is done */
+int  xl_debug_continue(struct host *h, u16 domid);
 
 /* ---- events and grants for the toolstack ----------------------------------------------------------------------------- */
 

@@ -74,6 +74,7 @@ int xl_domain_info(struct host *h, u16 domid, struct xl_domain_info *out)
             out->stats[s] += v->stats[s];
     }
     memcpy(out->uuid, d->uuid, sizeof out->uuid);
+    out->last_vcpu = d->last_vcpu;
     memcpy(out->crash_reason, d->crash_reason, sizeof out->crash_reason);
     return 0;
 }

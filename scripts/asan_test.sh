@@ -48,6 +48,7 @@ grep -q 'AddressSanitizer: heap-buffer-overflow' selftest.log || { cat selftest.
 
 # The tests that drive the core, not those of texts, of the store and of commands (whose processes would be slow here).
 set -- "$@" tests/unit/test_*_core.py tests/unit/test_block_*.py tests/property/test_core_machines.py \
-    tests/property/test_hostile_hypercalls.py tests/property/test_thread_stress.py tests/guests \
+    tests/property/test_hostile_hypercalls.py tests/property/test_thread_stress.py tests/unit/test_builder_layout.py \
+    tests/property/test_loader_fuzz.py tests/guests \
     --ignore-glob='*/test_cli_*' --ignore-glob='*/test_plugin*'
 exec "$python" -m pytest "$@"

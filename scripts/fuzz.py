@@ -26,7 +26,10 @@ FUZZERS: dict[str, tuple[list[str], dict[str, str], str]] = {
     "machines": (["property/test_core_machines.py"], {"XENLIKE_EXAMPLES": "30"}, "30 histories for each model beside the core"),
     "threads": (["property/test_thread_stress.py"], {"XENLIKE_STRESS": "5", "XENLIKE_STRESS_SEED": "{seed}"},
                 "5 programs for each stress of real threads"),
+    "x86": (["property/test_x86_fuzz.py"], {"XENLIKE_X86_MACHINES": "20000", "XENLIKE_X86_SEED": "{seed}"},
+            "20,000 hostile bare machines, each run three ways"),
     "store": (["property/test_store_fuzz.py", "property/test_store_machine.py"], {}, "xenstore messages and histories"),
+    "images": (["property/test_loader_fuzz.py"], {"XENLIKE_EXAMPLES": "500"}, "3,500 broken kernel images"),
     "config": (["property/test_xlcfg_roundtrip.py"], {}, "domain configurations"),
 }
 

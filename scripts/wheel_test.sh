@@ -34,4 +34,9 @@ xenlike new web >/dev/null
 cd web
 xenlike run web.cfg --timeout 60
 python -m pytest -q
+cd ..
+xenlike new --lang c native >/dev/null
+cd native
+make -s
+xenlike run native.cfg --timeout 60
 python -m xenlike.demo --size 1M --rounds 10 | tail -n 1

@@ -110,18 +110,19 @@ def _run(args: argparse.Namespace) -> int:
 
 def _new_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the domain's name; its guest's class is made from it")
-    parser.add_argument("--lang", default="python", help="language of the guest: python")
+    parser.add_argument("--lang", default="python", help="language of the guest: python (default) or c")
     parser.add_argument("--directory", metavar="DIR", help="where to write it (default: ./NAME); must be empty or not there")
 
 
 def _new(args: argparse.Namespace) -> int:
-    from xenlike.toolstack.new import create_skeleton
+    from xenlike.toolstack.new import LANGUAGES, create_skeleton
 
     files = create_skeleton(args.name, args.directory, args.lang)
     for path in files:
         print(f"wrote {path}")
     folder = files[0].parent
-    print(f"next: cd {shlex.quote(str(folder))} && xenlike run {args.name}.cfg")
+    steps = [f"cd {shlex.quote(str(folder))}", LANGUAGES[args.lang].build, f"xenlike run {args.name}.cfg"]
+    print(f"next: {' && '.join(filter(None, steps))}")
     return 0
 
 

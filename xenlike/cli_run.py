@@ -1,4 +1,4 @@
-"""``xenlike run CFG...``: an embedded host, the guests' consoles on stdout.
+"""``xenlike run CFG|IMAGE...``: an embedded host, the guests' consoles on stdout.
 
 Owns: one run's terminal side: console output, input, signals, reports on stderr, the exit status. Called by: ``cli``. All is one
 thread: the host's lane runs inside ``Host.wait_until``, and between its steps ``_Run.step`` moves output and input. Nothing that
@@ -21,7 +21,8 @@ from xenlike.domain import Domain
 from xenlike.engine import XenError
 from xenlike.host import Host
 from xenlike.lane import Stalled
-from xenlike.toolstack import DomainConfig, SpecError, check_supported, format_size, load_config, parse_size
+from xenlike.loaders.image import looks_like_image
+from xenlike.toolstack import DomainConfig, SpecError, check_supported, format_size, image_config, load_config, parse_size
 
 __all__ = ["arguments", "run"]
 
@@ -39,7 +40,8 @@ _SPARE_MEMORY = 256 * _MIB  # machine memory beside what the domains may have
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares them."""
     add = parser.add_argument
-    add("words", nargs="+", metavar="CFG|key=value", help="xl.cfg files, and settings that count after those in the files, in all of them")
+    add("words", nargs="+", metavar="CFG|IMAGE|key=value",
+        help="xl.cfg files or kernel images, and settings (memory=64M) that count after those in the files, in all of them")
     add("--timeout", type=_seconds, metavar="SECONDS", help="give up after so long (virtual seconds with the virtual clock)")
     add("--clock", choices=("real", "virtual"), default="real",
         help="virtual: time is the guests' work and skipped idleness, and a run repeats bit for bit")
@@ -48,6 +50,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--trace-digest", action="store_true", help="at the end print a digest of all that happened (needs --clock virtual)")
     add("--xenstore-socket", metavar="PATH", help="serve xenstore on this unix socket: XENSTORED_PATH=PATH xenstore-ls")
     add("--log-dir", metavar="DIR", help="also append each console to DIR/guest-NAME.log")
+    add("--gdb", type=_number, metavar="PORT", help="let gdb debug the first domain: target remote :PORT (0: any free one)")
+    add("--wait", action="store_true", help="with --gdb: start when gdb says so")
     add("-q", "--quiet", action="store_true", help="no warnings and no notes on stderr, only errors and crashes")
 
 
@@ -82,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
     settings = [word for word in args.words if _SETTING.match(word)]
     files = [word for word in args.words if not _SETTING.match(word)]
     if not files:
-        args.usage_error("no configuration file is named")
+        args.usage_error("no configuration file and no image is named")
+    if args.wait and args.gdb is None:
+        args.usage_error("--wait needs --gdb PORT")
     if args.trace_digest and args.clock != "virtual":
         args.usage_error("--trace-digest needs --clock virtual: with the real one no two runs are alike")
     configs = [_load(file, settings, args) for file in files]
@@ -102,7 +108,8 @@ def _host(args: argparse.Namespace, memory: int) -> Host:
 
 
 def _load(file: str, settings: list[str], args: argparse.Namespace) -> DomainConfig:
-    config, warnings = load_config(file, settings, seed=args.seed)
+    load = image_config if looks_like_image(file) else load_config
+    config, warnings = load(file, settings, seed=args.seed)
     if not args.quiet:
         for warning in [*warnings, *check_supported(config)]:
             _note(str(warning))
@@ -131,7 +138,11 @@ class _Run:
         host = self._host
         with self._signals():
             for config in configs:
-                self._adopt(host.create(config))
+                debugged = self._args.gdb is not None and not self._running
+                domain = host.create(config, paused=debugged)
+                self._adopt(domain)
+                if debugged:
+                    self._debug(domain)
             if not self._several and _stdin_is_ours():
                 self._input = _Input(host, self._running[0])
             try:
@@ -148,6 +159,17 @@ class _Run:
         if self._args.trace_digest:
             print(f"trace digest: {host.trace_digest():016x}", file=sys.stderr)
         return self._status
+
+    def _debug(self, domain: Domain) -> None:
+        from xenlike.debugger import GdbServer
+        try:
+            server = GdbServer(domain, self._args.gdb, wait=self._args.wait)
+        except XenError as error:
+            raise Failure(f"--gdb: {domain.name} cannot be debugged: {error}") from None
+        except (OSError, OverflowError) as error:
+            raise Failure(f"--gdb {self._args.gdb}: {getattr(error, 'strerror', None) or error}") from None
+        _note(f"{domain.name}: {'waits for gdb' if self._args.wait else 'gdb may connect'}: target remote :{server.port}")
+        domain.unpause()
 
     def _gave_up(self, why: str, waits: list[str]) -> None:
         _note(why + "\n".join(f"  {line}" for line in waits))
@@ -253,9 +275,9 @@ def _crash_report(host: Host, domain: Domain) -> str:
     assert result is not None
     lines = [f"{domain.name} (domain {domain.domid}) {'was ended by its watchdog' if result.reason == 'watchdog' else 'crashed'}: "
              + (result.crash_reason or f"it asked for it (SCHEDOP_shutdown, reason {result.reason})")]
-    lines += [f"  {line}" for line in result.traceback.rstrip().splitlines()]
+    lines += [f"  {line}" for line in (result.traceback or result.report).rstrip().splitlines()]
     events = [event for event in host.trace(8192) if event.domid == domain.domid][-_CRASH_EVENTS:]
-    if events:
+    if events and not result.report:    # which has them already
         lines.append("  its last events (time in ns, vCPU, event):")
         lines += [f"  {event}" for event in events]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from xenlike.devices.console.log import ConsoleLog, ConsoleReader
@@ -17,6 +17,7 @@ from xenlike.hypercalls import name_of
 
 if TYPE_CHECKING:
     from xenlike.host import Host
+    from xenlike.program import Program
     from xenlike.toolstack import DomainConfig
 
 __all__ = ["Console", "Domain", "DomainStatistics", "ShutdownInfo", "WaitTimeout"]
@@ -34,11 +35,13 @@ class WaitTimeout(TimeoutError):
 
 @dataclass(frozen=True)
 class ShutdownInfo:
-    """How a domain ended: ``reason`` (poweroff, reboot, suspend, crash, watchdog, destroyed), and of a crash what happened."""
+    """How a domain ended: ``reason`` (poweroff, reboot, suspend, crash, watchdog, destroyed), and of a crash what happened: the
+    reason, a Python guest's ``traceback``, and the ``report`` of registers, code and stack of machine code."""
 
     reason: str
     crash_reason: str = ""
     traceback: str = ""
+    report: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Console:
         if not self._domain.host.wait_until(lambda: find() is not None or self._domain.ended, timeout=timeout) or find() is None:
             why = f"domain ended ({self._domain._result})" if self._domain.ended else f"{timeout} s passed"
             raise WaitTimeout(f"console of {self._domain}: {pattern!r} did not come before {why}; the text was:\n"
-                              + self.log.since(self._seen).decode(errors="replace"))
+                              + "\n".join(filter(None, (self.log.since(self._seen).decode(errors="replace"),
+                                                       self._domain._result.report if self._domain._result else ""))))
         match = find()
         assert match is not None
         start = max(self._seen, self.log.end - len(self.log.since(self._seen)))
@@ -115,17 +119,17 @@ class Console:
 class Domain:
     """One domain of a host. Safe to use from any thread."""
 
-    def __init__(self, host: "Host", domid: int, config: "DomainConfig", log: ConsoleLog) -> None:
+    def __init__(self, host: "Host", domid: int, config: "DomainConfig", log: ConsoleLog, program: "Program") -> None:
         self.host = host
+        self.program = program
         self.domid = domid
         self.config = config
         self.name = config.name
         self.console = Console(self, log)
+        self.xen_log = ConsoleLog()     # what it said by console_io, past its console
         self._result: ShutdownInfo | None = None
         self.looked_at = False          # somebody has read the result
         self.traceback = ""
-        self.guest: Any = None
-        self.program_vcpus: list[Any] = []
         self._final: DomainStatistics | None = None
         self.destroyed = False
 
@@ -144,6 +148,15 @@ class Domain:
     @result.setter
     def result(self, info: ShutdownInfo) -> None:
         self._result = info
+
+    @property
+    def guest(self) -> Any:
+        """The instance of a guest in Python; None of an image."""
+        return self.program.guest
+
+    def crash_report(self) -> str:
+        """For people: the state of a domain that stands still: registers, code, stack. "" of a guest in Python."""
+        return self.host.lane.call(lambda: self.program.crash_report(self))
 
     def wait(self, timeout: float | None = None) -> ShutdownInfo:
         """Waits for the domain's end and says how it ended. Raises WaitTimeout after ``timeout`` seconds."""

@@ -6,6 +6,7 @@ Everything that touches the hypervisor happens on the lane; methods carry themse
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
@@ -18,24 +19,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from xenlike import hypercalls
-from xenlike.backends import PythonVcpu, Watchdog
+from xenlike.backends import Watchdog
 from xenlike.devices.block import ImageError
 from xenlike.devices.console.log import ConsoleLog
 from xenlike.dom0 import Dom0
 from xenlike.domain import REASONS, Domain, ShutdownInfo, sleep_until
 from xenlike.engine import XenError, check, ffi, lib
 from xenlike.lane import NEVER, Lane
-from xenlike.loaders.python import LoadError, load_class
+from xenlike.loaders.errors import LoadError
+from xenlike.loaders.image import ImageCache
+from xenlike.program import Program, PythonProgram, load_program
 from xenlike.store.socket import SocketServer
-from xenlike.toolstack import DomainConfig, check_supported, config_from_values, parse_size
-from xenlike.toolstack.builder import BuildError, build, largest_image
+from xenlike.toolstack import DomainConfig, check_supported, config_from_values, name_for, parse_size
+from xenlike.toolstack.builder import BuildError, Built, build
 from xenlike.toolstack.nodes import domain_nodes, remove_domain_nodes
 
 __all__ = ["Host", "TraceEvent"]
 
 _DOM0_PAGES = 2048
-_VIRT_BASE = 0xFFFFFFFF80000000         # of Python guests: where Linux has its kernel, so that 0 stays unmapped
-_MAPPED_LIMIT = 0x70000000 // 4096      # of the linear mapping above it
 _PYTHON_SPARE = 8                       # frames a guest may have beyond its memory (LIBXL_MAXMEM_CONSTANT is 1 MiB; see create)
 _TRACE_KINDS = {getattr(lib, n): n.removeprefix("TRACE_").lower() for n in dir(lib)
                 if n.startswith("TRACE_") and n != "TRACE_NR_KINDS" and n != "TRACE_RING"}
@@ -100,12 +101,15 @@ class Host:
         self.log_dir = pathlib.Path(log_dir) if log_dir else None
         self.watchdog = Watchdog(watchdog)
         self._domains: dict[int, Domain] = {}
-        self._vcpus: dict[tuple[int, int], PythonVcpu] = {}
+        self._programs: dict[int, Program] = {}
+        self.debuggers: dict[int, Any] = {}     # by domid: xenlike.debugger.target.Target, which enters itself
+        self._images = ImageCache()
         self._socket: SocketServer | None = None
         self.restarts: list[Domain] = []
         self.lane = Lane(self.c, virtual=clock == "virtual", describe_waits=self.waits)
         self.lane.handlers |= {lib.EXIT_PYTHON: self._run_python, lib.EXIT_HYPERCALL: self._cold_hypercall,
-                               lib.EXIT_DOMAIN: self._domain_changed, lib.EXIT_IO: self._io_stopped}
+                               lib.EXIT_DOMAIN: self._domain_changed, lib.EXIT_IO: self._io_stopped,
+                               lib.EXIT_DEBUG: self._debug_stopped}
         try:
             self._start_dom0()
             if xenstore_socket is not None:
@@ -126,10 +130,10 @@ class Host:
         config.max_evtchn_port, config.max_maptrack_frames = 4095, 1024
         check(lib.xl_domain_create(self.c, config), "create domain 0")
         self.dom0 = Dom0(self)
-        image = largest_image(_VIRT_BASE, _DOM0_PAGES, _MAPPED_LIMIT)
-        built = build(self.c, 0, image, _DOM0_PAGES, max_pages=_DOM0_PAGES, privileged=True, cmdline="", store_port=0,
-                      console_port=0)
-        self._install_python(0, self.dom0, built, nr_vcpus=1, args="")
+        program = self._programs[0] = PythonProgram(self.dom0)
+        built = build(self.c, 0, program.image(_DOM0_PAGES), _DOM0_PAGES, max_pages=_DOM0_PAGES, privileged=True, cmdline="",
+                      store_port=0, console_port=0)
+        program.install(self, 0, built, nr_vcpus=1, args="")
         xs = self.dom0.xs
         for path, value in (("/local/domain/0/name", "Domain-0"), ("/local/domain/0/domid", "0")):
             xs.write(path, value)
@@ -166,44 +170,56 @@ class Host:
 
     # ---- creating domains --------------------------------------------------------------------------------------------
 
-    def create(self, guest: "type | DomainConfig", *, name: str | None = None, paused: bool = False, **settings: Any) -> Domain:
+    def create(self, guest: "type | str | os.PathLike[str] | DomainConfig", *, name: str | None = None, paused: bool = False,
+               **settings: Any) -> Domain:
         """Builds and starts a domain.
 
         Args:
-            guest: a class derived from ``guest_sdk.Guest``, or a configuration from ``xenlike.toolstack.load_config``.
-            name: default: the class's name in small letters, with a number if it is taken.
+            guest: a class derived from ``guest_sdk.Guest``; what ``kernel`` names in a configuration file: an image's path, or
+                "guest.py:ClassName"; or a configuration from ``xenlike.toolstack.load_config``.
+            name: default: the class's name in small letters, or the image's without its suffix, with a number if it is taken.
             paused: leave it paused.
-            settings: keys of a configuration file: ``memory="16M"``, ``vcpus=2``, ``disk=["disk.img,raw,xvda,rw"]``, ``extra="..."``.
+            settings: keys of a configuration file: ``memory="16M"``, ``vcpus=2``, ``disk=["disk.img,raw,xvda,rw"]``, ``extra="..."``,
+                ``ramdisk="initrd.img"``.
 
-        Raises ConfigError (bad settings), BuildError (does not fit), ImageError (disk), XenError.
+        Raises ConfigError (bad settings, a kernel that cannot be loaded, what does not fit, a disk), XenError.
         """
+        self._load_ahead(guest)
         return self.lane.call(lambda: self._create(guest, name, paused, settings))
 
-    def _create(self, guest: "type | DomainConfig", name: str | None, paused: bool, settings: dict[str, Any]) -> Domain:
+    def _load_ahead(self, guest: Any) -> None:
+        """An image is unpacked here, on the caller's thread, so that the other guests need not wait for it."""
+        if isinstance(guest, DomainConfig):
+            guest = guest.kernel.path if guest.kernel is not None and guest.kernel.kind == "image" else None
+        if isinstance(guest, (str, os.PathLike)):
+            with contextlib.suppress(LoadError):        # said again, with the setting that it concerns
+                self._images.get(guest)
+
+    def _create(self, guest: Any, name: str | None, paused: bool, settings: dict[str, Any]) -> Domain:
         if isinstance(guest, DomainConfig):
             config = guest
-        elif isinstance(guest, type):
-            config, found = config_from_values(
-                {"name": name or self._free_name(guest.__name__.lower()), "kernel": guest, **settings}, seed=self.seed)
+        elif isinstance(guest, (type, str, os.PathLike)):
+            base = guest.__name__.lower() if isinstance(guest, type) else name_for(guest)
+            config, found = config_from_values({"name": name or self._free_name(base), "kernel": guest, **settings}, seed=self.seed)
             for warning in found:
                 warnings.warn(str(warning), stacklevel=4)
         else:
-            raise TypeError(f"Host.create() takes a guest's class or a configuration, not {guest!r}")
+            raise TypeError(f"Host.create() takes a guest's class, an image's path or a configuration, not {guest!r}")
         check_supported(config)
         if config.maxvcpus > lib.MAX_VCPUS:
             raise config.error("maxvcpus", f"{config.maxvcpus} vCPUs: {lib.MAX_VCPUS} is the most")
         if any(d.name == config.name for d in self._domains.values()):
             raise config.error("name", f"a domain named {config.name!r} runs already", hint="give it another name")
-        instance = self._load(config)
+        program = load_program(config, self._images)
         pages = config.memory // 4096
-        domid = self._create_c(config, pages)
+        domid = self._create_c(config, program, pages)
         try:
-            domain = self._build(domid, config, instance, pages)
+            domain = self._build(domid, config, program, pages)
         except BaseException:
             self._domains.pop(domid, None)
             self.dom0.abandon(domid)
             remove_domain_nodes(self.dom0.xs, domid, config)
-            self._forget_program(domid, instance)
+            self._forget_program(domid)
             lib.xl_domain_destroy(self.c, domid)
             raise
         if not paused:
@@ -214,45 +230,32 @@ class Host:
         taken = {d.name for d in self._domains.values()}
         return next(n for n in (base if i == 0 else f"{base}-{i + 1}" for i in range(len(taken) + 1)) if n not in taken)
 
-    def _load(self, config: DomainConfig) -> Any:
-        kernel = config.kernel
-        assert kernel is not None       # check_supported
-        try:
-            guest_class = kernel.guest or load_class(kernel.path, kernel.classname or "")
-            instance = guest_class()
-        except LoadError as error:
-            raise config.error("kernel", str(error)) from error
-        if not hasattr(instance, "kernels"):            # what Guest.__init__ makes
-            raise config.error("kernel", f"{guest_class.__name__} is not a guest", hint="derive it from guest_sdk.Guest, and call "
-                               "super().__init__() if it has an __init__ of its own")
-        return instance
-
-    def _create_c(self, config: DomainConfig, pages: int) -> int:
+    def _create_c(self, config: DomainConfig, program: Program, pages: int) -> int:
         c = ffi.new("struct domain_config *")
-        c.domid, c.nr_vcpus, c.backend = -1, config.maxvcpus, lib.BACKEND_PYTHON
+        c.domid, c.nr_vcpus, c.backend = -1, config.maxvcpus, program.backend
         c.max_pages = max(pages, config.maxmem // 4096) + 256       # LIBXL_MAXMEM_CONSTANT: 1024 KiB of slack
         c.max_evtchn_port, c.max_grant_frames = config.max_event_channels, config.max_grant_frames
         c.max_maptrack_frames, c.weight = config.max_maptrack_frames, config.cpu_weight
         ffi.buffer(c.uuid)[:] = config.uuid.bytes
         return check(lib.xl_domain_create(self.c, c), f"create domain {config.name!r}")
 
-    def _build(self, domid: int, config: DomainConfig, instance: Any, pages: int) -> Domain:
+    def _build(self, domid: int, config: DomainConfig, program: Program, pages: int) -> Domain:
+        self._programs[domid] = program
         store_port = check(lib.xl_evtchn_alloc_unbound(self.c, domid, 0), "alloc_unbound", domid)
         console_port = check(lib.xl_evtchn_alloc_unbound(self.c, domid, 0), "alloc_unbound", domid)
-        image = largest_image(_VIRT_BASE, pages, _MAPPED_LIMIT)
         try:
-            built = build(self.c, domid, image, pages, max_pages=max(pages, config.maxmem // 4096), privileged=False,
-                          cmdline=config.command_line, store_port=store_port, console_port=console_port)
+            built: Built = build(self.c, domid, program.image(pages), pages, max_pages=max(pages, config.maxmem // 4096), privileged=False,
+                                 cmdline=config.command_line, store_port=store_port, console_port=console_port,
+                                 ramdisk=program.ramdisk)
         except BuildError as error:
-            raise config.error("memory", str(error)) from error
+            raise config.error(error.key, str(error)) from error
         log = ConsoleLog(self._log_path(config.name))
         if self.lane.threaded:
             log.listen(lambda _data: self._notify())
-        domain = self._domains[domid] = Domain(self, domid, config, log)
-        domain.guest = instance
+        domain = self._domains[domid] = Domain(self, domid, config, log, program)
         domain_nodes(self.dom0.xs, domid, config, store_port=store_port, store_mfn=built.store_mfn, console_port=console_port,
                      console_mfn=built.console_mfn)
-        self._install_python(domid, instance, built, nr_vcpus=config.maxvcpus, args=config.command_line)
+        program.install(self, domid, built, nr_vcpus=config.maxvcpus, args=config.command_line)
         self.dom0.adopt(domid, log, store_port=store_port, store_mfn=built.store_mfn, console_port=console_port)
         for number, disk in enumerate(config.disk):
             try:
@@ -268,19 +271,12 @@ class Host:
         self.log_dir.mkdir(parents=True, exist_ok=True)
         return self.log_dir / f"guest-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.log"
 
-    def _install_python(self, domid: int, guest: Any, built: Any, *, nr_vcpus: int, args: str) -> None:
-        guest.install(domid=domid, start_info_va=built.start_info, virt_base=built.virt_base, image_pages=0,
-                      mapped_pages=built.mapped_pages, nr_vcpus=nr_vcpus, args=args)
-        for n in range(nr_vcpus):
-            self._vcpus[domid, n] = PythonVcpu(self, domid, n, guest.kernels[n])
-        lib.xl_vcpu_up(self._vcpus[domid, 0].c)
-
     # ---- exits of the lane -------------------------------------------------------------------------------------------
 
     def _run_python(self, e: Any) -> None:
-        vcpu = self._vcpus.get((e.domid, e.vcpu))
-        if vcpu is not None:
-            vcpu.resume()
+        program = self._programs.get(e.domid)
+        if program is not None:
+            program.run(e.vcpu)
 
     def _cold_hypercall(self, e: Any) -> None:
         vcpu = lib.xl_vcpu(self.c, e.domid, e.vcpu)
@@ -300,9 +296,22 @@ class Host:
         reason = REASONS.get(info.shutdown_code, str(info.shutdown_code))
         crash = ffi.string(info.crash_reason).decode(errors="replace")
         domain.freeze_statistics()
-        domain.result = ShutdownInfo(reason, crash, domain.traceback)
-        self._follow_action(domain, reason)
+        report = domain.crash_report() if reason in ("crash", "watchdog") else ""
+        ended = ShutdownInfo(reason, crash, domain.traceback, report)
+        debugger = self.debuggers.get(domain.domid)
+        if debugger is None or not debugger.domain_ended(ended):
+            self.end(domain, ended)
+
+    def end(self, domain: Domain, info: ShutdownInfo) -> None:
+        """On the lane: the domain has stopped for good; what its configuration says about that happens. Called by a debugger too, when
+        it lets go of a domain that crashed under it."""
+        domain.result = info
+        self._follow_action(domain, info.reason)
         self._notify()
+
+    def _debug_stopped(self, e: Any) -> None:
+        if e.domid in self.debuggers:
+            self.debuggers[e.domid].stopped(e.vcpu, e.a, e.b)
 
     def _follow_action(self, domain: Domain, reason: str) -> None:
         """on_poweroff, on_reboot, on_crash, on_watchdog of the configuration."""
@@ -327,10 +336,12 @@ class Host:
         lib.xl_domain_crash(self.c, domid, reason.encode(errors="replace")[:180])
 
     def console_text(self, domid: int, data: bytes) -> None:
-        """console_io output of a domain."""
+        """console_io output of a domain: to the hypervisor's log of it, and to its console until that has something of its own."""
         domain = self._domains.get(domid)
         if domain is not None:
-            domain.console.log.append(data)
+            domain.xen_log.append(data)
+            if not self.dom0.console_used(domid):
+                domain.console.log.append(data)
 
     # ---- domains -----------------------------------------------------------------------------------------------------
 
@@ -346,14 +357,14 @@ class Host:
         self.dom0.abandon(domain.domid)
         remove_domain_nodes(self.dom0.xs, domain.domid, domain.config)
         domain.console.log.close()
-        self._forget_program(domain.domid, domain.guest)
+        self._forget_program(domain.domid)
         lib.xl_domain_destroy(self.c, domain.domid)
         self._notify()
 
-    def _forget_program(self, domid: int, guest: Any) -> None:
-        for key in [key for key in self._vcpus if key[0] == domid]:
-            del self._vcpus[key]
-        guest.close()
+    def _forget_program(self, domid: int) -> None:
+        program = self._programs.pop(domid, None)
+        if program is not None:
+            program.close()
 
     @property
     def domains(self) -> list[Domain]:
@@ -405,13 +416,8 @@ class Host:
 
     def waits(self) -> list[str]:
         """For people: what each vCPU of each domain waits for, a line each."""
-        lines = []
-        for (domid, n), vcpu in sorted(self._vcpus.items()):
-            if domid == 0:
-                continue
-            name = self._domains[domid].name if domid in self._domains else "?"
-            lines.append(f"domain {domid} ({name}) vcpu {n}: {vcpu.program.describe_wait(vcpu.c.pause_flags)}")
-        return lines
+        return [f"domain {domid} ({domain.name}) vcpu {n}: {wait}" for domid, domain in sorted(self._domains.items())
+                for n, wait in enumerate(domain.program.waits())]
 
     # ---- memory windows, trace ---------------------------------------------------------------------------------------
 

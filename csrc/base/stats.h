@@ -22,6 +22,11 @@
     X(tlb_fills,        "soft TLB misses")                                  \
     X(tlb_flushes,      "soft TLB flushes")                                 \
     X(page_faults,      "guest page faults")                                \
+    X(instructions,     "instructions of machine code completed")           \
+    X(traps,            "exceptions and software interrupts that the guest took") \
+    X(emulated,         "privileged instructions emulated")                 \
+    X(ptwr_writes,      "stores to page tables emulated")                   \
+    X(undecoded,        "instructions that the engine does not know")       \
     X(grant_maps,       "grants mapped")                                    \
     X(grant_unmaps,     "grants unmapped")                                  \
     X(grant_copies,     "grant copies")                                     \

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "hv/host.h"
-#include "hv/script.h"
 #include "xen/sched.h"
 
 /* ---- the list ---------------------------------------------------------------------------------------------------- */
@@ -100,7 +99,8 @@ static void list_remove(struct host *h, struct domain *d)
 static void vcpu_free(struct vcpu *v)
 {
     struct arena *a = &v->host->arena;
-    script_free(v);
+    if (vcpu_backend(v)->destroy)
+        vcpu_backend(v)->destroy(v);
     arena_free(a, v->dummy_info, sizeof *v->dummy_info);
     arena_free(a, v->arch.traps, 256 * sizeof *v->arch.traps);
     arena_free(a, v->tlb, sizeof *v->tlb);
@@ -123,7 +123,7 @@ static int vcpu_create(struct domain *d, u32 id, u32 backend)
     }
     if (v->tlb)
         v->tlb->generation = 1;
-    if (!v->tlb || !v->info) {
+    if (!v->tlb || !v->info || (vcpu_backend(v)->create && vcpu_backend(v)->create(v))) {
         vcpu_free(v);
         return -XEN_ENOMEM;
     }

@@ -16,6 +16,26 @@
 
 enum { CRASH_REASON_MAX = 192 };
 
+/* The ports that a PV guest's I/O instructions reach (pv/ports.c): 8254 channel 2, speaker gate, CMOS, PCI's address register. [lock] */
+struct pv_ports {
+    spinlock_t lock;
+    u32 pci_address;
+    u8 cmos_index, speaker;
+    u8 pit_mode, pit_access;            /* of the last control word; access: 1 low byte, 2 high byte, 3 both */
+    u8 pit_low;                         /* first of two bytes written */
+    bool pit_write_high, pit_read_high, pit_latched;
+    u16 pit_reload, pit_latch;
+    u64 pit_start;                      /* system time when it began to count */
+};
+
+/* What a debugger asked for (pv/debug.c). Changed only while every vCPU of the domain rests with VPF_debug. */
+enum { DEBUG_POINTS = 64 };
+struct debug_state {
+    bool attached;
+    u32 nr;
+    struct debug_point { u64 va; u32 len; u8 kind; } point[DEBUG_POINTS];       /* kind: enum debug_kind */
+};
+
 struct domain {
     struct host *host;
     u16 id;
@@ -23,6 +43,7 @@ struct domain {
     u8 state;                           /* enum domain_state. [lock] */
     u8 shutdown_code;                   /* SHUTDOWN_*; valid from DOM_shutdown on */
     bool shutdown_code_set;             /* SCHEDOP_shutdown_code came first */
+    u16 last_vcpu;                      /* the vCPU that crashed the domain, or asked for its shutdown; of two at once, either */
     bool dying;                         /* no new references, ports, maps. read with load_acquire */
     u32 refcount;                       /* atomic: 1 for being alive, 1 a frame owned, 1 a domain_get() */
     u32 pause_count;                    /* toolstack pauses. [lock] */
@@ -40,6 +61,9 @@ struct domain {
     struct mm_state mm;
     struct evtchn_state_of_domain ev;
     struct grant_state gt;
+    struct pv_ports ports;
+    struct debug_state debug;
+    spinlock_t bus_lock;                /* locked accesses of machine code that cross a page; leaf */
     struct timer watchdog[2];
     u32 watchdog_inuse;
     char crash_reason[CRASH_REASON_MAX];        /* what a user reads; "" unless shutdown_code is SHUTDOWN_crash */

@@ -13,6 +13,7 @@
 #include "base/rng.h"
 #include "base/stats.h"
 #include "base/trace.h"
+#include "hv/backend.h"
 #include "hv/domain.h"
 #include "hv/lane.h"
 #include "machine/frame.h"
@@ -53,12 +54,14 @@ struct host {
     struct pcpu pcpu[MAX_PCPUS];
     struct runqueue queues[2];          /* [0] the lane's, [1] the threads'; virtual clock: [0] alone */
     const struct sched_ops *sched;
+    const struct vcpu_backend *backend[NR_BACKENDS];
     struct lane lane;
     struct timer deadline;              /* Python's: xl_set_deadline */
     u64 tsc_epoch;                      /* host ticks at system time 0; trace records are stamped in ticks */
 };
 
 static inline struct io_state **host_io(struct host *h) { return &h->os->io; }
+static inline const struct vcpu_backend *vcpu_backend(const struct vcpu *v) { return v->host->backend[v->backend]; }
 static inline u64 host_now(const struct host *h) { return clock_now(&h->clock); }
 
 /* Trace stamps: virtual time, or host ticks (a clock read costs 25 ns, ticks a third of it); xl_trace_read converts. */

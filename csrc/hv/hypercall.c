@@ -78,6 +78,7 @@ s64 hypercall(struct vcpu *v, u64 nr, const u64 a[5])
 {
     stat_inc(v, hypercalls);
     v->work = 0;
+    v->iret_done = false;
     clock_advance(&v->host->clock, HYPERCALL_VIRTUAL_NS);
     s64 rc = dispatch(v, nr, a);
     if (unlikely(rc == HYPERCALL_COLD)) {
@@ -122,6 +123,8 @@ static s64 multicall_run(struct vcpu *v)
                 v->cold.args[i] = args[i];
             return rc;
         }
+        if (v->iret_done)               /* it went elsewhere: no result, no further entries (XSA-213) */
+            break;
         u64 result = (u64)rc;
         if (copy_to_guest(v, at + offsetof(struct multicall_entry, result), &result, sizeof result)) {
             v->in_multicall = false;

@@ -27,6 +27,7 @@ s64 hypercall_complete(struct vcpu *v, s64 rc);
 static const u64 HYPERCALL_WORK_LIMIT = 1ul << 26;
 bool hypercall_charge(struct vcpu *v, u64 work);
 
+enum { XEN_VERSION_MAJOR = 4, XEN_VERSION_MINOR = 17 };         /* whose behaviour this is */
 s64 do_xen_version(struct vcpu *v, u64 cmd, u64 arg);
 s64 do_vm_assist(struct vcpu *v, u64 cmd, u64 type);
 s64 do_multicall(struct vcpu *v, u64 list, u64 count);

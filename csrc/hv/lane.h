@@ -19,6 +19,7 @@ enum lane_exit_kind {
     EXIT_TIMER,             /* the time of xl_set_deadline has come */
     EXIT_IO,                /* a back end's worker wants Python: a = device cookie, b = what */
     EXIT_IDLE,              /* nothing runs: wait for outside input or until a = deadline (NEVER: none) */
+    EXIT_DEBUG,             /* a vCPU met what the debugger asked for, its domain stands still: a = enum debug_reason, b = address */
     EXIT_STALLED,           /* virtual clock: nothing runs, no timer is set */
 };
 

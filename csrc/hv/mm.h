@@ -68,5 +68,22 @@ s64 do_set_gdt(struct vcpu *v, u64 frame_list, u64 entries);
 int mm_set_gdt(struct vcpu *v, const u64 *frames, u32 entries);        /* its kernel half, for VCPUOP_initialise. -EINVAL */
 s64 do_update_descriptor(struct vcpu *v, u64 maddr, u64 desc);
 void mm_drop_descriptor_tables(struct vcpu *v);
+void mm_set_ldt(struct vcpu *v, u64 base, u32 entries);         /* arguments were checked; the old one's pages are given up */
+
+/* The descriptor that sel (not null) names for v, in the guest's tables or the hypervisor's own (section 3.12). Not in guest mode. */
+enum descriptor_result {
+    DESC_OK,
+    DESC_BEYOND,                /* not in the table */
+    DESC_UNMAPPED,              /* its page of the LDT is not mapped, or cannot hold descriptors: a page fault there */
+};
+enum descriptor_result mm_descriptor(struct vcpu *v, u16 sel, u64 *desc);
+
+/* MMUEXT_NEW_BASEPTR, NEW_USER_BASEPTR (mfn 0: none), mov to cr3. By v itself. */
+int mm_new_base(struct vcpu *v, bool user, u64 mfn);
+
+/* Writable page tables (section 4.9b): a store of v's kernel to va, which is mapped read-only. size 1, 2, 4, 8. compare: *old must be
+ * there, else *old := what is there and nothing is stored. True: done as by an instruction. False: not a table of L1 entries, or an entry that
+ * may not stand there: a page fault. Not in guest mode. */
+bool mm_ptwr(struct vcpu *v, u64 va, unsigned size, bool compare, u64 *old, u64 value);
 
 #endif

@@ -1,7 +1,8 @@
 /* Hypercalls that set what a PV vCPU is beyond its memory: trap table, entry points, stack, segment bases, debug registers.
  *
  * Owns: struct vcpu_arch (but for GDT and LDT, which are page references: hv/mm). Called by: dispatch, on the vCPU's own
- * thread; no lock. The values are checked here and used by whatever executes machine code.
+ * thread; no lock. The values are checked here and used by pv/. What is a register is set in v->cpu; a vCPU that has none
+ * (Python, scripts) has the same checks made, and no effect but that of its debug registers, which it can read back.
  */
 #include "hv/host.h"
 #include "hv/hypercall.h"
@@ -48,7 +49,8 @@ s64 do_stack_switch(struct vcpu *v, u64 ss, u64 sp)
 
 s64 do_fpu_taskswitch(struct vcpu *v, u64 set)
 {
-    v->arch.ts = set != 0;
+    if (v->cpu)
+        v->cpu->cr0 = set ? v->cpu->cr0 | X86_CR0_TS : v->cpu->cr0 & ~X86_CR0_TS;
     return 0;
 }
 
@@ -152,33 +154,40 @@ s64 do_nmi_op(struct vcpu *v, u64 cmd, u64 arg)
 
 /* ---- segment bases, debug registers (section 3.7) ---------------------------------------------------------------- */
 
+/* A hypercall comes from kernel mode: its GS base is the active one, the user's is what swapgs would bring. */
 s64 do_set_segment_base(struct vcpu *v, u64 which, u64 base)
 {
-    if (which <= SEGBASE_GS_KERNEL && !canonical(base))
+    struct x86_cpu *c = v->cpu;
+    if (which > SEGBASE_GS_USER_SEL || (which <= SEGBASE_GS_KERNEL && !canonical(base)))
         return -XEN_EINVAL;
+    if (!c)
+        return 0;
     switch (which) {
     case SEGBASE_FS:
-        v->arch.fs_base = base;
-        return 0;
+        c->seg[X86_FS].base = base;
+        break;
     case SEGBASE_GS_USER:
-        v->arch.gs_base_user = base;
-        return 0;
+        c->kernel_gs_base = base;
+        break;
     case SEGBASE_GS_KERNEL:
-        v->arch.gs_base_kernel = base;
-        return 0;
+        c->seg[X86_GS].base = base;
+        break;
     case SEGBASE_GS_USER_SEL:
-        v->arch.gs_user_sel = (u16)base ? (u16)base | 3 : 0;
-        return 0;
-    default:
-        return -XEN_EINVAL;
+        vcpu_backend(v)->load_user_gs(v, (u16)base);
+        break;
     }
+    x86_derive(c);
+    return 0;
 }
 
 /* DR6: bits 4-11 and 16-31 read as 1, bit 12 as 0. DR7: bit 10 reads as 1; bits 11, 12, 14, 15 as 0 (SDM vol. 3, 17.2). */
 static const u64 DR6_ONES = 0xffff0ff0, DR6_ZEROS = 1ul << 12;
 static const u64 DR7_ONES = 0x400, DR7_ZEROS = 0xd800, DR7_GD = 1ul << 13;
 
-/* A breakpoint of type "I/O" (10b) among those that are enabled needs CR4.DE, which a PV guest's CR4 does not have at first. */
+/* CR4.DE: I/O breakpoints, and DR4 and DR5 are no names of DR6 and DR7 any more. */
+static inline bool debug_extensions(const struct vcpu *v) { return v->cpu && (v->cpu->cr4 & X86_CR4_DE); }
+
+/* A breakpoint of type "I/O" (10b) is among those that are enabled. */
 static bool dr7_wants_io(u64 dr7)
 {
     for (unsigned i = 0; i < 4; i++)
@@ -187,9 +196,11 @@ static bool dr7_wants_io(u64 dr7)
     return false;
 }
 
-s64 do_set_debugreg(struct vcpu *v, u64 reg, u64 value)
+static int set_debugreg(struct vcpu *v, u64 reg, u64 value)
 {
-    u64 *dr = v->arch.dr;
+    u64 *dr = vcpu_dr(v);
+    if ((reg == 4 || reg == 5) && debug_extensions(v))
+        return -XEN_ENODEV;
     switch (reg) {
     case 0: case 1: case 2: case 3:
         if (!canonical(value) || in_xen(value))
@@ -204,7 +215,7 @@ s64 do_set_debugreg(struct vcpu *v, u64 reg, u64 value)
     case 5: case 7:
         if (value >> 32)
             return -XEN_EINVAL;
-        if ((value & DR7_GD) || dr7_wants_io(value))
+        if ((value & DR7_GD) || (dr7_wants_io(value) && !debug_extensions(v)))
             return -XEN_EPERM;
         dr[7] = (value | DR7_ONES) & ~DR7_ZEROS;
         return 0;
@@ -213,15 +224,24 @@ s64 do_set_debugreg(struct vcpu *v, u64 reg, u64 value)
     }
 }
 
+s64 do_set_debugreg(struct vcpu *v, u64 reg, u64 value)
+{
+    int rc = set_debugreg(v, reg, value);
+    if (v->cpu)
+        x86_derive(v->cpu);
+    return rc;
+}
+
 s64 do_get_debugreg(struct vcpu *v, u64 reg)
 {
-    if (reg > 7)
+    if (reg > 7 || ((reg == 4 || reg == 5) && debug_extensions(v)))
         return -XEN_ENODEV;
-    return (s64)v->arch.dr[reg == 4 || reg == 5 ? reg + 2 : reg];
+    return (s64)vcpu_dr(v)[reg == 4 || reg == 5 ? reg + 2 : reg];
 }
 
 /* Returns to a frame of registers. Python and script guests have none: for them the number is not there. */
 s64 do_iret(struct vcpu *v)
 {
-    return -XEN_ENOSYS;
+    const struct vcpu_backend *b = vcpu_backend(v);
+    return b->iret ? b->iret(v) : -XEN_ENOSYS;
 }

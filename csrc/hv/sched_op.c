@@ -154,6 +154,7 @@ static s64 sched_shutdown(struct vcpu *v, u64 arg)
 
     if (copy_from_guest(v, &s, arg, sizeof s))
         return -XEN_EFAULT;
+    write_once(v->domain->last_vcpu, v->id);
     domain_shutdown(v->domain, (u8)s.reason);
     return 0;
 }

@@ -1,6 +1,6 @@
 /* The interpreter of scripts: see script.h.
  *
- * Called by: pcpu.c, on the thread that runs the vCPU. It does what a guest's machine code does and nothing more: hypercalls
+ * Called by: pcpu.c through script_backend, on the thread that runs the vCPU. It does what a guest's machine code does and nothing more: hypercalls
  * through dispatch, memory through the soft MMU; and the two things that every PV kernel does to shared_info on its own,
  * acknowledging events and reading the time.
  *
@@ -32,6 +32,8 @@ static bool step_ok(const struct script_step *s)
     return true;
 }
 
+static void script_free(struct vcpu *v);
+
 int script_load(struct vcpu *v, const struct script_step *steps, u32 n, u32 nr_samples)
 {
     struct arena *arena = &v->host->arena;
@@ -61,7 +63,7 @@ int script_load(struct vcpu *v, const struct script_step *steps, u32 n, u32 nr_s
     return 0;
 }
 
-void script_free(struct vcpu *v)
+static void script_free(struct vcpu *v)
 {
     struct arena *arena = &v->host->arena;
     struct script *s = v->script;
@@ -259,7 +261,7 @@ static inline bool run_step(struct vcpu *v, struct script *s, const struct scrip
     return true;
 }
 
-void script_run(struct vcpu *v, const u64 *stop_at)
+static void script_run(struct vcpu *v, const u64 *stop_at)
 {
     static const struct script_step end = { .op = SCRIPT_END };
     static const struct script none;
@@ -292,3 +294,5 @@ void script_run(struct vcpu *v, const u64 *stop_at)
         }
     }
 }
+
+const struct vcpu_backend script_backend = { .name = "script", .destroy = script_free, .run = script_run };

@@ -65,9 +65,7 @@ struct script {                 /* [self] */
 /* Gives v (BACKEND_SCRIPT) a copy of `n` steps and room for nr_samples; registers 0, first step next. -EINVAL: a bad step or
  * count, another backend; -EBUSY: v could be running now; -ENOMEM. */
 int script_load(struct vcpu *v, const struct script_step *steps, u32 n, u32 nr_samples);
-void script_free(struct vcpu *v);
-/* Runs v until it must park (WORK_park) or system time *stop_at, which others may lower meanwhile. Virtual clock: each step
- * costs 100 ns, and a hypercall what it charges itself. A vCPU without a script is one that is at its end. */
-void script_run(struct vcpu *v, const u64 *stop_at);
+/* Virtual clock: each step costs 100 ns, and a hypercall what it charges itself. A vCPU without a script is one at its end. */
+extern const struct vcpu_backend script_backend;
 #endif
 #endif

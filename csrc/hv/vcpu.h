@@ -11,22 +11,22 @@
 #include "hv/states.h"
 #include "hv/timer.h"
 #include "machine/mmu.h"
+#include "x86/cpu.h"
 #include "xen/vcpu.h"
 #include "xen/xen.h"
 
-struct vcpu_arch {              /* PV state beyond memory; executed by pv/ later, kept and checked here. [self] */
+struct vcpu_arch {              /* PV state beyond memory and registers; used by pv/, kept and checked here. [self] */
     struct trap_info *traps;    /* 256 entries, by vector; NULL until set_trap_table or VCPUOP_initialise */
     u64 event_callback, failsafe_callback, syscall_callback, syscall32_callback, sysenter_callback, nmi_callback;
     u32 vgc_flags;              /* VGCF_* */
     bool sysenter_disables_events, syscall32_disables_events;
     u64 kernel_sp; u16 kernel_ss;
-    u64 fs_base, gs_base_kernel, gs_base_user; u16 gs_user_sel;
-    u32 gdt_mfns[16]; u16 gdt_ents;
+    u32 gdt_mfns[16]; u16 gdt_ents;     /* [mm.lock] */
     u64 ldt_base; u32 ldt_ents;
-    u64 dr[8];
-    u8 iopl; bool ts; bool nmi_pending;
+    u32 ldt_mfns[16];           /* pages of the LDT that were used, each a PGT_seg_desc_page; 0: not yet. [mm.lock] */
+    u64 dr[8];                  /* of a vCPU without registers: see vcpu_dr() */
+    u8 iopl; bool nmi_pending;
     u64 io_bitmap; u32 io_bitmap_ports;
-    struct cpu_user_regs regs;
 };
 
 struct vcpu {
@@ -38,6 +38,8 @@ struct vcpu {
     u8 backend;                 /* enum backend_kind; fixed at creation */
     bool initialised;           /* VCPUOP_initialise was done, or the builder did it */
     bool in_multicall;          /* [self] */
+    bool iret_done;             /* the hypercall under way was, or ended in, an iret: rax is the frame's. [self] */
+    struct x86_cpu *cpu;        /* registers; NULL unless it runs machine code. [self] */
 
     u32 in_guest;               /* nesting of vcpu_enter_guest. atomic; see machine/mmu.h */
     u32 tlb_flush_wanted;       /* atomic */
@@ -77,6 +79,9 @@ struct vcpu {
         u64 list, next, count;  /* next: entry whose result is outstanding */
     } multicall;
 };
+
+/* Its debug registers, by number: a machine-code vCPU's are in the CPU, which acts on them. */
+static inline u64 *vcpu_dr(struct vcpu *v) { return v->cpu ? v->cpu->dr : v->arch.dr; }
 
 static inline bool vcpu_runnable(const struct vcpu *v) { return read_once(v->pause_flags) == 0; }
 

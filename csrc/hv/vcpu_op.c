@@ -19,8 +19,7 @@ static inline bool in_xen(u64 va) { return va >= HYPERVISOR_VIRT_START && va < H
 
 /* ---- initialise -------------------------------------------------------------------------------------------------- */
 
-enum { RFLAGS_ALWAYS = 1 << 1, RFLAGS_IF = 1 << 9, RFLAGS_IOPL = 3 << 12, RFLAGS_VM = 1 << 17, RFLAGS_KNOWN = 0x3f7fd5 };
-enum { CR0_TS = 1 << 3, LDT_ENTRIES_MAX = 8192, NR_TRAPS = 256 };
+enum { LDT_ENTRIES_MAX = 8192, NR_TRAPS = 256 };
 
 /* Could be a frame of RAM at all; 0 never is, and means "none" to mm_set_vcpu_bases. */
 static inline bool is_mfn(u64 mfn) { return mfn && mfn == (u32)mfn; }
@@ -53,11 +52,7 @@ static void context_load(struct vcpu *v, const struct vcpu_guest_context *c)
 {
     struct vcpu_arch *a = &v->arch;
 
-    a->regs = c->user_regs;
-    a->regs.cs |= 3;
-    a->regs.ss |= 3;
-    a->iopl = (c->user_regs.rflags & RFLAGS_IOPL) >> 12;
-    a->regs.rflags = (c->user_regs.rflags & RFLAGS_KNOWN & ~(u64)(RFLAGS_IOPL | RFLAGS_VM)) | RFLAGS_IF | RFLAGS_ALWAYS;
+    a->iopl = (c->user_regs.rflags & X86_IOPL) >> 12;
     for (unsigned i = 0; i < NR_TRAPS; i++) {
         a->traps[i] = c->trap_ctxt[i];
         a->traps[i].cs |= 3;
@@ -69,12 +64,9 @@ static void context_load(struct vcpu *v, const struct vcpu_guest_context *c)
     a->event_callback = c->event_callback_eip;
     a->failsafe_callback = c->failsafe_callback_eip;
     a->syscall_callback = c->syscall_callback_eip;
-    a->fs_base = c->fs_base;
-    a->gs_base_kernel = c->gs_base_kernel;
-    a->gs_base_user = c->gs_base_user;
-    a->ts = c->ctrlreg[0] & CR0_TS;
-    a->ldt_ents = (u32)c->ldt_ents;
-    a->ldt_base = c->ldt_ents ? c->ldt_base : 0;
+    mm_set_ldt(v, c->ldt_base, (u32)c->ldt_ents);
+    if (vcpu_backend(v)->set_context)
+        vcpu_backend(v)->set_context(v, c);
 }
 
 /* The caller has claimed v. Nothing that v runs with is set unless all of it can be. */

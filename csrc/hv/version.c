@@ -7,8 +7,6 @@
 #include "hv/hypercall.h"
 #include "xen/features.h"
 
-enum { XEN_MAJOR = 4, XEN_MINOR = 17 };
-
 /* What a PV64 domain is offered (section 1.2). */
 static u32 features(const struct domain *d)
 {
@@ -54,7 +52,7 @@ s64 do_xen_version(struct vcpu *v, u64 cmd, u64 arg)
 {
     switch (cmd) {
     case XENVER_version:
-        return XEN_MAJOR << 16 | XEN_MINOR;
+        return XEN_VERSION_MAJOR << 16 | XEN_VERSION_MINOR;
     case XENVER_extraversion:
         return give_string(v, arg, ".0-xenlike", XEN_EXTRAVERSION_LEN);
     case XENVER_compile_info:

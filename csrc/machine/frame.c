@@ -76,8 +76,6 @@ void machine_destroy(struct machine *m)
 static void m2p_extend(struct machine *m, u32 end)
 {
     u32 limit = (end + M2P_PER_PAGE - 1) / M2P_PER_PAGE * M2P_PER_PAGE;
-    if (limit > m->nr_frames)
-        limit = m->nr_frames;
     if (limit <= m->m2p_valid)
         return;
     memset(&m->m2p[m->m2p_valid], 0xff, (limit - m->m2p_valid) * sizeof(u64));

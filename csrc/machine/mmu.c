@@ -6,15 +6,10 @@
 
 #include "hv/host.h"
 
-static const u64 VA_PAGE_MASK = ~(u64)(PAGE_SIZE - 1);
-static const u64 M2P_VA_START = MACH2PHYS_VIRT_START;
 
 static inline bool va_canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
-static inline u64 tlb_tag(const struct tlb *t, u64 va) { return (va & VA_PAGE_MASK) | t->generation; }
-static inline struct tlb_entry *tlb_slot(struct tlb *t, bool kernel, u64 va)
-{
-    return &t->e[!kernel][(va >> PAGE_SHIFT) % TLB_ENTRIES];
-}
+static inline bool in_hypervisor_range(u64 va) { return va >= HYPERVISOR_VIRT_START && va < HYPERVISOR_VIRT_END; }
+static inline bool in_m2p(u64 va) { return va - MACH2PHYS_VIRT_START < MACH2PHYS_VIRT_END - MACH2PHYS_VIRT_START; }
 
 /* ---- flushing and shootdown -------------------------------------------------------------------------------------- */
 
@@ -34,11 +29,13 @@ void tlb_flush_local(struct vcpu *v)
 
 void tlb_flush_page_local(struct vcpu *v, u64 va)
 {
-    for (int kernel = 0; kernel < 2; kernel++) {
-        struct tlb_entry *e = tlb_slot(v->tlb, kernel, va);
+    for (unsigned set = 0; set < 2; set++) {
+        struct tlb_entry *e = tlb_slot(v->tlb, set, va);
         if (e->read_tag == tlb_tag(v->tlb, va))
-            e->read_tag = e->write_tag = 0;
+            e->read_tag = e->write_tag = e->exec_tag = 0;
     }
+    if (v->cpu)
+        v->cpu->code.tag = 0;
 }
 
 /* Only one thread exists with the virtual clock: no barrier needed. */
@@ -71,6 +68,8 @@ static void want_flush(struct vcpu *v)
     xchg(&v->tlb_flush_wanted, 1);
     if (!threaded(v->host))
         return;
+    if (v->cpu && load_acquire(v->in_guest))    /* machine code may stay in guest mode for long */
+        atomic_or(&v->exit_work, WORK_flush);
     for (unsigned spins = 1; load_acquire(v->in_guest) && load_acquire(v->tlb_flush_wanted); spins++) {
         if (spins % 128)
             cpu_relax();
@@ -129,8 +128,10 @@ u64 tlb_audit(struct host *h)
                 continue;               /* will flush before it looks at an entry again */
             for (unsigned k = 0; k < 2 * TLB_ENTRIES; k++) {
                 const struct tlb_entry *e = &v->tlb->e[k / TLB_ENTRIES][k % TLB_ENTRIES];
-                const struct frame *f = mfn_frame(&h->machine, e->mfn);
-                if (e->write_tag % PAGE_SIZE == v->tlb->generation && f->owner != DOMID_INVALID &&        /* a free frame is shot down before it is used again */
+                if (e->write_tag % PAGE_SIZE != v->tlb->generation)
+                    continue;
+                const struct frame *f = mfn_frame(&h->machine, (u64)(e->page - h->machine.ram) >> PAGE_SHIFT);
+                if (f->owner != DOMID_INVALID &&        /* a free frame is shot down before it is used again */
                     pgt_type(read_once(f->type_info)) != PGT_writable_page)
                     bad++;
             }
@@ -156,7 +157,7 @@ static bool set_ad(struct host *h, u64 table_mfn, u64 *pte, u64 seen, u64 bits)
     return cmpxchg(pte, &seen, seen | bits);
 }
 
-/* One walk. Returns 0 and the leaf in *out, with RW only if every level has it, or -EFAULT with *error_code. Tables reached from
+/* One walk. Returns 0 and the leaf in *out, with RW only if every level has it and NX if any has, or -EFAULT with *error_code. Tables reached from
  * a typed L4 are validated, so every present entry names a frame of ours. Caller is in guest mode, so no table is freed under it. */
 static int walk(struct vcpu *v, u64 va, enum mmu_access access, u64 *out, u32 *error_code)
 {
@@ -189,7 +190,7 @@ again:;
     }
     if (!set_ad(h, table, slot, pte, access == MMU_WRITE ? PTE_A | PTE_D : PTE_A))
         goto again;
-    *out = (pte & ~PTE_RW) | (rights & PTE_RW);
+    *out = (pte & ~PTE_RW) | (rights & PTE_RW) | nx;
     return 0;
 }
 
@@ -201,17 +202,12 @@ static int fault(struct vcpu *v, struct mmu_fault *f, u64 va, u32 error_code)
     return -XEN_EFAULT;
 }
 
-static bool in_hypervisor_range(u64 va)
-{
-    return va >= HYPERVISOR_VIRT_START && va < HYPERVISOR_VIRT_END;
-}
-
 /* The read-only M2P at MACH2PHYS_VIRT_START. Entries of frames never used read as invalid; beyond the machine it faults. */
 static int m2p_read(struct vcpu *v, u8 *dst, u64 va, u64 n, struct mmu_fault *f)
 {
     const struct machine *m = &v->host->machine;
     for (u64 i = 0; i < n; i++) {
-        u64 off = va + i - M2P_VA_START, mfn = off / sizeof(u64);
+        u64 off = va + i - MACH2PHYS_VIRT_START, mfn = off / sizeof(u64);
         if (mfn >= m->nr_frames)
             return fault(v, f, va + i, 0);
         u64 entry = m2p_get(m, mfn);
@@ -220,7 +216,31 @@ static int m2p_read(struct vcpu *v, u8 *dst, u64 va, u64 n, struct mmu_fault *f)
     return 0;
 }
 
-/* The host address of the page behind va for an access, filling the TLB. Caller is in guest mode. NULL: *f is set. */
+/* The entry for va, with the sides that another page had there invalid. */
+static struct tlb_entry *entry_take(struct vcpu *v, u64 va, u8 *page)
+{
+    u64 tag = tlb_tag(v->tlb, va);
+    struct tlb_entry *e = tlb_slot(v->tlb, !v->kernel_mode, va);
+    if (e->read_tag != tag)
+        e->write_tag = e->exec_tag = 0;
+    e->read_tag = tag;
+    e->page = page;
+    v->tlb->used = true;
+    return e;
+}
+
+/* A page of the M2P: read-only, to user mode too unless the domain asked for m2p_strict (section 1.9). NULL: a fault, as where no frame
+ * was ever used. */
+static u8 *m2p_page(struct vcpu *v, u64 va, enum mmu_access access)
+{
+    const struct machine *m = &v->host->machine;
+    u64 first = (va - MACH2PHYS_VIRT_START) / PAGE_SIZE * (PAGE_SIZE / sizeof(u64));
+    bool hidden = !v->kernel_mode && (read_once(v->domain->vm_assist) >> VMASST_TYPE_m2p_strict & 1);
+    if (access != MMU_READ || hidden || first + PAGE_SIZE / sizeof(u64) > load_acquire(m->m2p_valid))
+        return NULL;
+    return entry_take(v, va, (u8 *)&m->m2p[first])->page;
+}
+
 static u8 *tlb_fill(struct vcpu *v, u64 va, enum mmu_access access, struct mmu_fault *f)
 {
     struct host *h = v->host;
@@ -228,22 +248,20 @@ static u8 *tlb_fill(struct vcpu *v, u64 va, enum mmu_access access, struct mmu_f
     u64 pte;
 
     if (!va_canonical(va) || in_hypervisor_range(va)) {
-        fault(v, f, va, (access & PFEC_write) | (v->kernel_mode ? 0 : PFEC_user) | PFEC_present);
-        return NULL;
+        u8 *page = in_m2p(va) ? m2p_page(v, va, access) : NULL;
+        if (!page)
+            fault(v, f, va, access | (v->kernel_mode ? 0 : PFEC_user) | PFEC_present);
+        return page;
     }
     if (walk(v, va, access, &pte, &error_code)) {
         fault(v, f, va, error_code);
         return NULL;
     }
     stat_inc(v, tlb_fills);
-    u64 mfn = pte_mfn(pte), tag = tlb_tag(v->tlb, va);
-    struct tlb_entry *e = tlb_slot(v->tlb, v->kernel_mode, va);
-    if (e->read_tag != tag)
-        e->write_tag = 0;
-    e->read_tag = tag;
-    e->mfn = (u32)mfn;
-    e->page = mfn_ptr(&h->machine, mfn);
-    v->tlb->used = true;
+    u64 mfn = pte_mfn(pte);
+    struct tlb_entry *e = entry_take(v, va, mfn_ptr(&h->machine, mfn));
+    if (!(pte & PTE_NX))
+        e->exec_tag = e->read_tag;
     /* As in hardware, a read serves later writes too where the page is dirty already: hypercall arguments are read, then written.
      * The L1 was validated: an RW entry holds a writable type reference. */
     if (access == MMU_WRITE || (pte & (PTE_RW | PTE_D)) == (PTE_RW | PTE_D)) {
@@ -251,18 +269,16 @@ static u8 *tlb_fill(struct vcpu *v, u64 va, enum mmu_access access, struct mmu_f
         if (!(read_once(fr->count_info) & PGC_TOUCHED))
             atomic_or(&fr->count_info, PGC_TOUCHED);
         frame_mark_dirty(&h->machine, mfn);
-        e->write_tag = tag;
+        e->write_tag = e->read_tag;
     }
     return e->page;
 }
 
-static inline u8 *lookup(struct vcpu *v, u64 va, bool write, struct mmu_fault *f)
+u8 *mmu_page(struct vcpu *v, u64 va, enum mmu_access access, struct mmu_fault *f)
 {
-    struct tlb_entry *e = tlb_slot(v->tlb, v->kernel_mode, va);
-    u64 tag = tlb_tag(v->tlb, va);
-    if (likely((write ? e->write_tag : e->read_tag) == tag))
-        return e->page;
-    return tlb_fill(v, va, write ? MMU_WRITE : MMU_READ, f);
+    const struct tlb_entry *e = tlb_slot(v->tlb, !v->kernel_mode, va);
+    u64 has = access == MMU_WRITE ? e->write_tag : access == MMU_EXEC ? e->exec_tag : e->read_tag;
+    return likely(has == tlb_tag(v->tlb, va)) ? e->page : tlb_fill(v, va, access, f);
 }
 
 /* ---- access ------------------------------------------------------------------------------------------------------ */
@@ -291,10 +307,10 @@ int mmu_read(struct vcpu *v, void *dst, u64 va, u64 n, struct mmu_fault *f)
     vcpu_enter_guest(v);
     while (n && !rc) {
         u64 part = bytes_in_page(va, n);
-        if (unlikely(va - M2P_VA_START < MACH2PHYS_VIRT_END - M2P_VA_START)) {
+        if (unlikely(in_m2p(va))) {
             rc = m2p_read(v, out, va, part, f);
         } else {
-            const u8 *page = lookup(v, va, false, f);
+            const u8 *page = mmu_page(v, va, MMU_READ, f);
             if (page)
                 move(out, page + va % PAGE_SIZE, part);
             else
@@ -313,7 +329,7 @@ int mmu_write(struct vcpu *v, u64 va, const void *src, u64 n, struct mmu_fault *
     vcpu_enter_guest(v);
     while (n) {
         u64 part = bytes_in_page(va, n);
-        u8 *page = lookup(v, va, true, f);
+        u8 *page = mmu_page(v, va, MMU_WRITE, f);
         if (!page) {
             rc = -XEN_EFAULT;
             break;
@@ -354,17 +370,26 @@ bool mmu_find_l1e(struct vcpu *v, u64 va, u64 *pte_maddr)
     return table != 0;
 }
 
-/* Hypercall pointers are kernel addresses; the hypervisor range is refused even where a guest may read it (2.1). */
+/* Hypercall pointers are kernel addresses; the hypervisor range is refused even where a guest may read it (2.1). A runstate area may
+ * be written while v is in user mode. */
 int copy_from_guest(struct vcpu *v, void *dst, u64 va, u64 n)
 {
     if (unlikely(in_hypervisor_range(va) || in_hypervisor_range(va + n)))
         return -XEN_EFAULT;
-    return mmu_read(v, dst, va, n, NULL);
+    bool mode = v->kernel_mode;
+    v->kernel_mode = true;
+    int rc = mmu_read(v, dst, va, n, NULL);
+    v->kernel_mode = mode;
+    return rc;
 }
 
 int copy_to_guest(struct vcpu *v, u64 va, const void *src, u64 n)
 {
     if (unlikely(in_hypervisor_range(va) || in_hypervisor_range(va + n)))
         return -XEN_EFAULT;
-    return mmu_write(v, va, src, n, NULL);
+    bool mode = v->kernel_mode;
+    v->kernel_mode = true;
+    int rc = mmu_write(v, va, src, n, NULL);
+    v->kernel_mode = mode;
+    return rc;
 }

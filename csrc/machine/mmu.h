@@ -1,33 +1,19 @@
 /* The soft MMU: guest loads and stores by virtual address.
  *
  * Owns: page walks, the soft TLB of a vCPU, TLB shootdown. Called by: guest copy (every hypercall argument), Python guests'
- * memory, later the interpreter and the translator. Locks: none; see "shootdown" for the ordering that replaces them.
+ * memory, pv/ for machine code. Locks: none; see "shootdown" for the ordering that replaces them.
  *
  * Shootdown. A vCPU announces itself with vcpu->in_guest = 1 before it uses its TLB and checks vcpu->tlb_flush_wanted
  * behind a full barrier; who changes a frame's type sets tlb_flush_wanted and waits only for vCPUs that are in guest.
- * Parked, blocked and in-hypercall vCPUs flush when they next enter. A frame remembers in tlb_stamp when its last writable
+ * Parked, blocked and in-hypercall vCPUs flush when they next enter; one that runs machine code is told by WORK_flush to leave and
+ * enter again. A frame remembers in tlb_stamp when its last writable
  * reference went: vCPUs that flushed since cannot hold a write entry and are left alone.
  */
 #ifndef XL_MACHINE_MMU_H
 #define XL_MACHINE_MMU_H
 
 #include "machine/frame.h"
-
-enum { TLB_ENTRIES = 256 };
-
-struct tlb_entry {
-    u64 read_tag, write_tag;    /* va page | tlb.generation. The write side is valid only while the frame is typed writable */
-    u8 *page;                   /* host address of the frame's first byte */
-    u32 mfn;
-    u32 pad;
-};
-
-struct tlb {
-    struct tlb_entry e[2][TLB_ENTRIES];     /* [0] kernel-mode root, [1] user-mode root */
-    u64 stamp;                              /* host->tlb_clock at the last full flush */
-    u32 generation;                         /* 1..4095, in the tags' low bits: a full flush is an increment */
-    bool used;                              /* holds entries of this generation */
-};
+#include "machine/tlb.h"
 
 struct mmu_fault {
     u64 va;
@@ -39,12 +25,15 @@ struct mmu_fault {
  * Guest addresses inside the hypervisor range other than the read-only M2P fault. */
 int mmu_read(struct vcpu *v, void *dst, u64 va, u64 n, struct mmu_fault *fault);
 int mmu_write(struct vcpu *v, u64 va, const void *src, u64 n, struct mmu_fault *fault);
+/* The host address of the page behind va for one access of v in its current mode, TLB filled. NULL: *f says why. Caller is in guest
+ * mode, and the address is good until it leaves or the TLB is flushed. Of the hypervisor's range only the M2P can be read. */
+u8 *mmu_page(struct vcpu *v, u64 va, enum mmu_access access, struct mmu_fault *f);
 /* Walks to the frame behind va for an access; sets A/D as hardware does. 0 and *mfn, or -EFAULT and *fault. */
 int mmu_translate(struct vcpu *v, u64 va, enum mmu_access access, u64 *mfn, struct mmu_fault *fault);
 /* The machine address of the L1 entry that maps va in the kernel tables of v; false if an upper level is absent. */
 bool mmu_find_l1e(struct vcpu *v, u64 va, u64 *pte_maddr);
 
-/* Hypercall arguments: as mmu_read/mmu_write in kernel mode, -EFAULT without details. */
+/* Hypercall arguments, and areas that the kernel registered: as mmu_read/mmu_write in kernel mode, whichever v is in. -EFAULT. */
 int copy_from_guest(struct vcpu *v, void *dst, u64 va, u64 n);
 int copy_to_guest(struct vcpu *v, u64 va, const void *src, u64 n);
 

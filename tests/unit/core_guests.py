@@ -60,9 +60,10 @@ class CoreHost:
 
 
 class CoreGuest:
-    """A domain with `pages` pages mapped writable at BASE. Page 0 is for hypercall arguments."""
+    """A domain with `pages` pages mapped writable at BASE. Page 0 is for hypercall arguments. The first `up` vCPUs (None: all) are
+    initialised and up."""
 
-    def __init__(self, host: CoreHost, vcpus: int, privileged: bool, pages: int, limits: dict[str, int]) -> None:
+    def __init__(self, host: CoreHost, vcpus: int, privileged: bool, pages: int, limits: dict[str, int], *, up: int | None = None) -> None:
         config = ffi.new("struct domain_config *", {"domid": -1, "nr_vcpus": vcpus, "max_pages": pages + 16,
                                                     "backend": lib.BACKEND_PYTHON, "privileged": privileged, **limits})
         self.host = host
@@ -77,7 +78,7 @@ class CoreGuest:
         for table, lower in ((l3, l2), (self.l4, l3)):
             host.write_frame(table, 0, struct.pack("<Q", lower << 12 | flags | 4))
         self.vcpus = [lib.xl_vcpu(host.ptr, self.id, n) for n in range(vcpus)]
-        for vcpu in self.vcpus:
+        for vcpu in self.vcpus[:up]:
             check(lib.xl_vcpu_set_bases(vcpu, self.l4, 0), "xl_vcpu_set_bases")
             lib.xl_vcpu_up(vcpu)
         self.shared = memoryview(ffi.buffer(lib.xl_shared_info(host.ptr, self.id), PAGE)).cast("B")

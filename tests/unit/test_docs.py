@@ -33,7 +33,7 @@ if not (ROOT / "README.md").exists():
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: Pages whose programs run; and whose names are looked up. The others are generated, or list commands too slow for a test.
 OURS = ["README.md", *(f"docs/{name}.md" for name in (
-    "index", "tutorial", "design", "python-guests", "xenstore", "devices", "determinism", "testing-your-guest", "dependencies",
+    "index", "tutorial", "design", "python-guests", "c-sdk", "xenstore", "devices", "determinism", "testing-your-guest", "dependencies",
     "adding-a-hypercall", "adding-a-driver", "adding-a-scheduler"))]
 _BLOCK = re.compile(r"^( *)```(\w+)?([^\n]*)\n(.*?)^\1```$", re.M | re.S)
 _TITLE = re.compile(r'title="([^"]+)"')
@@ -66,7 +66,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
     """What a reader has: the commands `xenlike` and `python`, and pytest with the plugin, whether or not xenlike is installed."""
     commands = tmp_path / "bin"
     commands.mkdir()
-    for name, words in (("xenlike", ["-c", "import sys; del sys.path[0]; from xenlike.cli import main; sys.exit(main())"]), ("python", [])):
+    main = "import sys; del sys.path[0]; from xenlike.cli import main; sys.exit(main())"
+    for name, words in (("xenlike", ["-c", main]), ("python", []), ("python3", [])):
         command = commands / name
         command.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, *words])} "$@"\n')
         command.chmod(0o755)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xenlike.toolstack import (ConfigError, DomainConfig, KernelSpec, check_supported, config_from_values, load_config,
+from xenlike.toolstack import (ConfigError, DomainConfig, KernelSpec, check_supported, config_from_values, image_config, load_config, name_for,
                                parse_config)
 from xenlike.toolstack.config import FOREIGN_KEYS, KEYS
 
@@ -264,8 +264,6 @@ def test_overrides():
 
 
 @pytest.mark.parametrize("text, says", [
-    ("kernel = 'x.elf'", "web.cfg:3: kernel: 'x.elf' is not a Python guest (guest.py:ClassName); "
-                         "this version runs Python guests only"),
     ("type = 'hvm'", "web.cfg:3: type: this version runs type=\"pv\" only, not 'hvm'"),
     ("type = 'pvh'", "only, not 'pvh'"),
     ("bootloader = 'pygrub'", "bootloader: this version runs no boot loader"),
@@ -288,6 +286,22 @@ def test_what_this_version_leaves_out_is_said():
     assert [str(w) for w in check_supported(got)] == [
         "web.cfg:3: warning: vif: has no effect: this version has no network interfaces",
         "web.cfg:4: warning: ramdisk: has no effect: this version has no RAM disks for Python guests"]
+    image = parse_config("name = 'a'\nkernel = 'x.elf'\nramdisk = 'r'", "web.cfg", check_files=False)[0]
+    assert image.kernel.kind == "image" and check_supported(image) == []
+
+
+def test_an_image_is_configured_without_a_file(tmp_path, monkeypatch):
+    """Wrong if `xenlike run ./image key=value` makes another domain than a file with these lines would."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mini-os.gz", "initrd"):
+        (tmp_path / name).write_bytes(b"x")
+    config, warnings = image_config("mini-os.gz", ["memory=64M", "ramdisk=initrd", "extra=a=b"])
+    assert warnings == [] and check_supported(config) == []
+    assert config.kernel == KernelSpec("image", tmp_path / "mini-os.gz") and config.ramdisk == tmp_path / "initrd"
+    assert (config.name, config.memory, config.command_line) == ("mini-os", 64 << 20, "a=b")
+    assert image_config("mini-os.gz", ["name='other'"])[0].name == "other"
+    assert [name_for(f"boot/{name}") for name in ("grub-x86_64-xen.bin", "guest.py:Hello", "17", "-x", ".hidden")] == [
+        "grub-x86_64-xen", "hello", "guest", "guest", ".hidden"]
 
 
 def test_errors_found_later_still_name_the_line():

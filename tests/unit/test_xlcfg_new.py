@@ -89,9 +89,12 @@ def test_places(tmp_path, monkeypatch):
 
 
 def test_languages(tmp_path):
-    """Wrong if a C project is promised that cannot be built."""
-    with pytest.raises(SkeletonError, match="guests in C are not supported"):
-        create_skeleton("web", tmp_path / "x", lang="c")
+    """Wrong if a C project lacks what builds it, or its names are not filled in."""
+    files = create_skeleton("web-1", tmp_path / "c", lang="c")
+    assert sorted(path.name for path in files) == [".gitignore", "Makefile", "README.md", "guest.c", "test_guest.py", "web-1.cfg"]
+    assert (tmp_path / "c" / "Makefile").read_text() == (
+        "GUEST = web-1.elf\nSRCS  = guest.c\ninclude $(shell $(or $(PYTHON),python3) -m guest_sdk.c --mk)\n")
+    assert not [path for path in files if "$name" in path.read_text()]
     with pytest.raises(SkeletonError, match="unknown language 'pyton'.*python"):
         create_skeleton("web", tmp_path / "x", lang="pyton")
     assert not (tmp_path / "x").exists()

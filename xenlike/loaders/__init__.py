@@ -1,1 +1,1 @@
-"""What turns a configuration's ``kernel`` into something that runs: Python guests now, machine code later."""
+"""What a configuration's ``kernel`` names: guests in Python, and images of machine code."""

@@ -11,13 +11,11 @@ import itertools
 import pathlib
 import sys
 
+from .errors import LoadError
+
 __all__ = ["LoadError", "load_class"]
 
 _serial = itertools.count(1)
-
-
-class LoadError(Exception):
-    """The file or class cannot be used as a guest; the text says why."""
 
 
 def load_class(path: pathlib.Path, classname: str) -> type:

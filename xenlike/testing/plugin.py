@@ -126,7 +126,7 @@ class Xen:
         for domain in domains:
             result = _peek(domain)
             if result and result.reason in _CRASHES:
-                yield f"{result.reason} of {_describe(domain)}", "\n".join(filter(None, (result.crash_reason, result.traceback.rstrip())))
+                yield f"{result.reason} of {_describe(domain)}", "\n".join(filter(None, (result.crash_reason, result.traceback.rstrip(), result.report)))
         yield ("last trace events (time in ns, domain and vCPU, event)",
                "\n".join(map(str, self.host.trace(_TRACE_EVENTS))))
         if waits := self.host.lane.call(self.host.waits):

@@ -213,6 +213,28 @@ def config_from_values(settings: Mapping[str, Any], *, directory: str | os.PathL
     return _build(document, origin, os.fspath(directory), ready, seed=seed, check_files=check_files)
 
 
+def image_config(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, seed: int = 0) -> tuple[DomainConfig, list[ConfigWarning]]:
+    """A configuration for the image ``path``, without a file: ``kernel`` is the image and ``name`` is made from it.
+
+    ``overrides`` are ``key=value`` words, in which paths are relative to the current directory. Raises ``ConfigError``.
+    """
+    document, where = xlcfg.parse("", "arguments", overrides=overrides), Location("arguments")
+    for key, text in (("kernel", os.path.abspath(path)), ("name", name_for(path))):
+        document.settings.setdefault(key, xlcfg.Setting(key, xlcfg.Scalar(text, True, where)))
+    return _build(document, "arguments", os.getcwd(), {}, seed=seed, check_files=True)
+
+
+def name_for(kernel: str | os.PathLike[str]) -> str:
+    """A domain's name from what it runs: ``boot/mini-os.gz`` gives ``mini-os``, ``guest.py:Hello`` gives ``hello``."""
+    text = os.path.basename(os.fspath(kernel))
+    head, colon, classname = text.rpartition(":")
+    name = classname.lower() if colon and head.endswith(".py") else text.split(".")[0] or text
+    try:
+        return values.parse_domain_name(name)
+    except SpecError:
+        return "guest"
+
+
 def _as_node(key: str, value: Any, where: Location) -> xlcfg.Value:
     if isinstance(value, (list, tuple)):
         return xlcfg.ListValue(tuple(_as_node(key, item, where) for item in value), where)
@@ -370,9 +392,6 @@ def check_supported(config: DomainConfig) -> list[ConfigWarning]:
     if config.kernel is None or config.bootloader is not None:
         raise config.error("bootloader", f"{this} runs no boot loader on the host",
                            hint='kernel = "guest.py:ClassName"')
-    if config.kernel.kind != "python":
-        raise config.error("kernel", f"{show(config.kernel.path.name)} is not a Python guest (guest.py:ClassName); "
-                           f"{this} runs Python guests only")
     for index, disk in enumerate(config.disk):
         key = f"disk[{index}]"
         if disk.format not in ("raw", "empty"):
@@ -386,8 +405,9 @@ def check_supported(config: DomainConfig) -> list[ConfigWarning]:
             raise config.error(key, f"specification={disk.specification} is not supported", hint="use xen")
     if config.pool != KEYS["pool"].default:
         raise config.error("pool", f"there is no CPU pool {show(config.pool)}; {this} has Pool-0 only")
-    without_effect = {"vif": "network interfaces", "channel": "channels", "p9": "shared directories",
-                      "ramdisk": "RAM disks for Python guests", "cpuid": "CPUID policies for Python guests"}
+    without_effect = {"vif": "network interfaces", "channel": "channels", "p9": "shared directories", "cpuid": "CPUID policies"}
+    if config.kernel.kind == "python":
+        without_effect |= {"ramdisk": "RAM disks for Python guests", "cpuid": "CPUID policies for Python guests"}
     found = [ConfigWarning(config.where(key), key, f"has no effect: {this} has no {what}")
              for key, what in without_effect.items() if getattr(config, key) not in ((), None, CpuidPolicy())]
     for key in ("on_poweroff", "on_reboot", "on_crash", "on_watchdog"):

@@ -1,8 +1,8 @@
 """``xenlike new NAME``: the start of somebody's guest.
 
-Owns the project skeleton: the templates in ``skeleton/`` and the rules for names and places. Called by the command of
-that name. A template's file name and text may contain ``$name`` (the domain) and ``$classname`` (the guest's class);
-a trailing ``.in`` keeps test collectors and linters off and is dropped.
+Owns the project skeleton: the templates in ``skeleton/`` (for guests in Python) and ``skeleton/c/``, and the rules for names and
+places. Called by the command of that name. A template's file name and text may contain ``$name`` (the domain) and ``$classname`` (the
+guest's class); ``$$`` stands for a dollar sign; a trailing ``.in`` keeps test collectors and linters off and is dropped.
 """
 
 from __future__ import annotations
@@ -12,11 +12,24 @@ import re
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 
 from .errors import SpecError, ToolstackError, did_you_mean, show
 from .values import parse_domain_name
 
-LANGUAGES = ("python", "c")
+
+class Language(NamedTuple):
+    """Templates: their folder below ``skeleton/``, the files in the order in which to read them; and what builds the guest."""
+
+    folder: str
+    files: tuple[str, ...]
+    build: str = ""
+
+
+LANGUAGES = {
+    "python": Language("", ("README.md.in", "guest.py.in", "$name.cfg.in", "test_guest.py.in")),
+    "c": Language("c", ("README.md.in", "guest.c.in", "Makefile.in", "$name.cfg.in", "test_guest.py.in", ".gitignore.in"), "make"),
+}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 
@@ -33,17 +46,16 @@ def create_skeleton(name: str, directory: str | os.PathLike[str] | None = None, 
     """Write a runnable guest project for a domain called ``name``.
 
     ``directory`` is the project's own directory (``name`` in the current one if None); it is made, with its parents,
-    and may exist only if it is empty. Returns the files written, in the order in which to read them. Raises
-    ``SkeletonError``, in which case nothing has been written.
+    and may exist only if it is empty. ``lang`` is one of ``LANGUAGES``. Returns the files written, in the order in which to read
+    them. Raises ``SkeletonError``, in which case nothing has been written.
     """
     _check_name(name)
-    if lang != "python":
-        raise SkeletonError("guests in C are not supported by this version; use lang=\"python\"" if lang == "c" else
-                            f"unknown language {show(lang)} ({did_you_mean(lang, LANGUAGES) or 'python'})")
+    if lang not in LANGUAGES:
+        raise SkeletonError(f"unknown language {show(lang)} ({did_you_mean(lang, LANGUAGES) or ' or '.join(LANGUAGES)})")
     target = Path(name if directory is None else directory)
     names = {"name": name, "classname": class_name(name)}
     project = [(target / Template(file).substitute(names), Template(text).substitute(names))
-               for file, text in _templates()]
+               for file, text in _templates(lang)]
     try:
         target.mkdir(parents=True, exist_ok=True)
         if any(target.iterdir()):
@@ -68,8 +80,7 @@ def _check_name(name: str) -> None:
                             "'-', '_' or '.', such as web-server)")
 
 
-def _templates() -> list[tuple[str, str]]:
+def _templates(lang: str) -> list[tuple[str, str]]:
     """File name and text of each template, both still with their placeholders."""
-    folder = resources.files(__package__) / "skeleton"
-    order = ("README.md.in", "guest.py.in", "$name.cfg.in", "test_guest.py.in")
-    return [(file.removesuffix(".in"), (folder / file).read_text(encoding="utf-8")) for file in order]
+    folder = resources.files(__package__) / "skeleton" / LANGUAGES[lang].folder
+    return [(file.removesuffix(".in"), (folder / file).read_text(encoding="utf-8")) for file in LANGUAGES[lang].files]

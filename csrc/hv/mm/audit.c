@@ -2,7 +2,7 @@
  *
  * Owns: nothing. Called by: tests, through xenlike.h, while no hypercall is under way anywhere. No lock.
  *
- * Adds up what page tables, pins, base pointers, GDTs and vcpu_info pages hold, and compares it with the frame table. Type counts
+ * Adds up what page tables, pins, base pointers, GDTs, LDTs and vcpu_info pages hold, and compares it with the frame table. Type counts
  * of tables and descriptor pages must agree to the last one. General and writable references may be more, because grants, back
  * ends and windows hold some that leave no trace in memory; `exact` says that there are none of these now.
  */
@@ -82,6 +82,8 @@ static void count_vcpus(struct audit *a)
             tally_checked(a, v->user_cr3_mfn);
             for (unsigned k = 0; k < ARRAY_SIZE(v->arch.gdt_mfns); k++)
                 tally_checked(a, v->arch.gdt_mfns[k]);
+            for (unsigned k = 0; k < ARRAY_SIZE(v->arch.ldt_mfns); k++)
+                tally_checked(a, v->arch.ldt_mfns[k]);
             if (v->info_mfn) {
                 a->t[v->info_mfn].general++;
                 a->t[v->info_mfn].writable++;

@@ -1,7 +1,7 @@
 /* Descriptor tables: set_gdt, update_descriptor, and the checks that make a page PGT_seg_desc_page.
  *
- * Owns: vcpu->arch.gdt_mfns and gdt_ents. Called by: hypercalls, VCPUOP_initialise (mm_set_gdt), death. Lock: mm.lock of the
- * domain. Section 3.12: no descriptor that a guest can load may give it more than ring 3, and a page of checked descriptors
+ * Owns: vcpu->arch.gdt_mfns and gdt_ents, ldt_mfns, ldt_base and ldt_ents. Called by: hypercalls, VCPUOP_initialise (mm_set_gdt,
+ * mm_set_ldt), death, segment loads of machine code (mm_descriptor). Lock: mm.lock of the domain. Section 3.12: no descriptor that a guest can load may give it more than ring 3, and a page of checked descriptors
  * cannot be mapped writable.
  */
 #include "hv/mm/mm_internal.h"
@@ -119,9 +119,78 @@ s64 do_update_descriptor(struct vcpu *v, u64 maddr, u64 desc)
     return rc;
 }
 
+/* ---- the LDT: its pages become descriptor pages when they are first used ----------------------------------------- */
+
+void ldt_pages_drop(struct vcpu *v)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(v->arch.ldt_mfns); i++)
+        if (v->arch.ldt_mfns[i]) {
+            put_page_and_type(v->host, v->arch.ldt_mfns[i]);
+            v->arch.ldt_mfns[i] = 0;
+        }
+}
+
+void mm_set_ldt(struct vcpu *v, u64 base, u32 entries)
+{
+    spin_lock(&v->domain->mm.lock);
+    ldt_pages_drop(v);
+    v->arch.ldt_base = entries ? base : 0;
+    v->arch.ldt_ents = entries;
+    spin_unlock(&v->domain->mm.lock);
+}
+
+/* The frame behind page `i` of the LDT in v's kernel tables, typed and kept. 0: it is not mapped, or may not hold descriptors. */
+static u32 ldt_page(struct vcpu *v, unsigned i)
+{
+    struct host *h = v->host;
+    u32 *mfn = &v->arch.ldt_mfns[i], table;
+    if (*mfn)
+        return *mfn;
+    u64 *slot = l1_slot_of_va(v, v->arch.ldt_base + i * (u64)PAGE_SIZE, &table), pte = slot ? read_once(*slot) : 0;
+    if ((pte & PTE_P) && !get_page_and_type(h, pte_mfn(pte), v->domain, PGT_seg_desc_page))
+        *mfn = (u32)pte_mfn(pte);
+    return *mfn;
+}
+
+/* ---- what a selector names --------------------------------------------------------------------------------------- */
+
+static u64 xen_descriptor(unsigned i)
+{
+    switch (i) {
+    case FLAT_RING3_CS32 >> 3:
+        return 0x00cffb000000ffff;
+    case FLAT_RING3_DS32 >> 3:
+        return 0x00cff3000000ffff;
+    case FLAT_RING3_CS64 >> 3:
+        return 0x00affb000000ffff;
+    default:
+        return 0;
+    }
+}
+
+enum descriptor_result mm_descriptor(struct vcpu *v, u16 sel, u64 *desc)
+{
+    unsigned i = sel >> 3, page = i / DESCRIPTORS_PER_PAGE;
+    bool local = sel & 4;
+    *desc = 0;
+    if (local && i >= v->arch.ldt_ents)
+        return DESC_BEYOND;
+    if (!local && page >= GDT_PAGES) {
+        *desc = xen_descriptor(i);
+        return DESC_OK;
+    }
+    spin_lock(&v->domain->mm.lock);
+    u32 mfn = local ? ldt_page(v, page) : v->arch.gdt_mfns[page];
+    if (mfn)
+        *desc = read_once(table_of(v->host, mfn)[i % DESCRIPTORS_PER_PAGE]);
+    spin_unlock(&v->domain->mm.lock);
+    return mfn || !local ? DESC_OK : DESC_UNMAPPED;
+}
+
 void descriptor_tables_drop(struct vcpu *v)
 {
     gdt_drop(v);
+    ldt_pages_drop(v);
     v->arch.ldt_base = 0;
     v->arch.ldt_ents = 0;
 }

@@ -114,6 +114,7 @@ int  pin_table(struct domain *d, u64 mfn, unsigned type);       /* -EINVAL, or w
 int  unpin_table(struct domain *d, u64 mfn);                    /* -EINVAL: not its frame, or not pinned */
 void bases_drop(struct vcpu *v);
 void descriptor_tables_drop(struct vcpu *v);
+void ldt_pages_drop(struct vcpu *v);
 
 /* Commands of memory_op that move no memory (memory_query.c). start: the extent in the command's upper bits, which none of them takes. */
 s64  memory_query(struct vcpu *v, unsigned op, u64 start, u64 arg);

@@ -118,22 +118,29 @@ static int op_unpin(struct vcpu *v, struct domain *d, const struct mmuext_op *op
     return rc;
 }
 
-static int op_new_base(struct vcpu *v, struct domain *d, const struct mmuext_op *op)
+int mm_new_base(struct vcpu *v, bool user, u64 mfn)
 {
-    bool user = op->cmd == MMUEXT_NEW_USER_BASEPTR;
+    struct domain *d = v->domain;
     u32 *base = user ? &v->user_cr3_mfn : &v->cr3_mfn;
-    u64 mfn = op->arg1.mfn;
     int rc = 0;
     spin_lock(&d->mm.lock);
     if (mfn != *base) {
         rc = !mfn && !user ? -XEN_EINVAL : base_get(v, mfn);
-        if (!rc)
+        if (!rc) {
+            if (!user)
+                ldt_pages_drop(v);      /* they were found by the old tables */
             base_replace(v, base, mfn);
+        }
     }
     spin_unlock(&d->mm.lock);
     if (!rc)
         tlb_flush_local(v);
     return rc;
+}
+
+static int op_new_base(struct vcpu *v, struct domain *d, const struct mmuext_op *op)
+{
+    return mm_new_base(v, op->cmd == MMUEXT_NEW_USER_BASEPTR, op->arg1.mfn);
 }
 
 static int op_flush_local(struct vcpu *v, struct domain *d, const struct mmuext_op *op)
@@ -174,8 +181,7 @@ static int op_set_ldt(struct vcpu *v, struct domain *d, const struct mmuext_op *
     u64 base = op->arg1.linear_addr, entries = op->arg2.nr_ents;
     if (entries > 8192 || (entries && (base % PAGE_SIZE || !guest_addr_ok(base))))
         return -XEN_EINVAL;
-    v->arch.ldt_base = entries ? base : 0;
-    v->arch.ldt_ents = (u32)entries;
+    mm_set_ldt(v, base, (u32)entries);
     return 0;
 }
 

@@ -1,6 +1,6 @@
-/* Changing single entries: mmu_update, update_va_mapping.
+/* Changing single entries: mmu_update, update_va_mapping, writable page tables.
  *
- * Owns: the stores into validated tables. Called by: hypercalls, hv/mm/grant_map.c. Lock: mm.lock of the tables' owner, a chunk
+ * Owns: the stores into validated tables. Called by: hypercalls, hv/mm/grant_map.c, pv/ (mm_ptwr). Lock: mm.lock of the tables' owner, a chunk
  * of requests at a time; guest memory is copied before it is taken and after it is dropped. Order of one change: references of
  * the new entry, the store, references of the old entry. At no moment does an entry stand without what it holds.
  *
@@ -42,6 +42,31 @@ int l1e_write(struct host *h, const struct domain *tables, const struct domain *
         new = l1_adjust(new);
     }
     entry_store(slot, old, new, preserve_ad, pte_maps_writable(old));
+    frame_mark_dirty(&h->machine, table);
+    if ((old & PTE_P) && !same)
+        l1e_put(h, old);
+    return 0;
+}
+
+/* As l1e_write, but only if *slot still is `old`, which the walker's A and D count for too. */
+static int l1e_cmpxchg(struct host *h, const struct domain *d, u32 table, u64 *slot, u64 old, u64 new)
+{
+    bool same = false;
+    if (new & PTE_P) {
+        same = pte_only_flags_change(old, new);
+        if (!same) {
+            int rc = l1e_get(h, d, d, new);
+            if (rc)
+                return rc;
+        }
+        new = l1_adjust(new);
+    }
+    u64 seen = old;
+    if (!cmpxchg(slot, &seen, new)) {
+        if ((new & PTE_P) && !same)
+            l1e_put(h, new);
+        return -XEN_EAGAIN;
+    }
     frame_mark_dirty(&h->machine, table);
     if ((old & PTE_P) && !same)
         l1e_put(h, old);
@@ -249,6 +274,50 @@ u64 *l1_slot_of_maddr(struct vcpu *v, u64 maddr, u32 *table)
         return NULL;
     *table = (u32)mfn;
     return table_of(h, mfn) + maddr / sizeof(u64) % PT_ENTRIES;
+}
+
+/* ---- writable page tables ---------------------------------------------------------------------------------------- */
+
+/* The L1 table that v's kernel sees read-only at va. 0: something else. mm.lock held. */
+static u32 ptwr_table(struct vcpu *v, u64 va)
+{
+    struct host *h = v->host;
+    u32 walked;
+    u64 *slot = l1_slot_of_va(v, va, &walked), pte = slot ? read_once(*slot) : 0, mfn = pte_mfn(pte);
+    if (!(pte & PTE_P) || (pte & PTE_RW) || !mfn_valid(&h->machine, mfn))
+        return 0;
+    const struct frame *f = mfn_frame(&h->machine, mfn);
+    u64 type = read_once(f->type_info);
+    bool l1 = read_once(f->owner) == v->domain->id && pgt_type(type) == PGT_l1_page_table && pgt_count(type) && (type & PGT_VALIDATED);
+    return l1 ? (u32)mfn : 0;
+}
+
+bool mm_ptwr(struct vcpu *v, u64 va, unsigned size, bool compare, u64 *old, u64 value)
+{
+    struct domain *d = v->domain;
+    unsigned shift = va % sizeof(u64) * 8;
+    u64 mask = (size < 8 ? (1ul << size * 8) - 1 : ~0ul) << shift;
+    if (size > 8 || (size & (size - 1)) || va % size)
+        return false;
+
+    spin_lock(&d->mm.lock);
+    u32 table = ptwr_table(v, va);
+    int rc = table ? -XEN_EAGAIN : -XEN_EINVAL;
+    while (rc == -XEN_EAGAIN) {
+        u64 *slot = table_of(v->host, table) + va / sizeof(u64) % PT_ENTRIES, seen = read_once(*slot);
+        if (compare && (seen & mask) != (*old << shift & mask)) {
+            *old = (seen & mask) >> shift;
+            spin_unlock(&d->mm.lock);
+            return true;
+        }
+        rc = l1e_cmpxchg(v->host, d, table, slot, seen, (seen & ~mask) | (value << shift & mask));
+    }
+    spin_unlock(&d->mm.lock);
+    if (!rc) {
+        stat_inc(v, pt_updates);
+        stat_inc(v, ptwr_writes);
+    }
+    return !rc;
 }
 
 static int flush_after(struct vcpu *v, u64 va, u64 flags)

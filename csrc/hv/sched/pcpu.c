@@ -23,7 +23,6 @@
 #include <unistd.h>
 
 #include "hv/sched/private.h"
-#include "hv/script.h"
 
 static const u64 BURN_SPIN = 20000;             /* ns */
 static const u64 LONGEST_SLEEP = 3600ul * 1000000000ul;
@@ -159,7 +158,7 @@ enum pcpu_result pcpu_run(struct host *h, struct pcpu *p, struct vcpu **out, u64
         *out = v;
         return PCPU_PYTHON;
     }
-    script_run(v, &p->stop_at);
+    h->backend[v->backend]->run(v, &p->stop_at);
     p->held = u;
     return PCPU_RAN;
 }

@@ -27,6 +27,11 @@ class ConsoleRing:
         self.broken: str | None = None
         page[_CONNECTION] = 0           # XENCONSOLE_CONNECTED
 
+    @property
+    def used(self) -> bool:
+        """The guest has put output into the ring, now or before."""
+        return self._words[_OUT_PROD] != 0
+
     def service(self) -> None:
         """At an event: drains output, gives input."""
         if self.broken is None and (self._take_output() | self._give_input()):

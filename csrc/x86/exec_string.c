@@ -1,0 +1,223 @@
+/* String instructions: movs stos lods cmps scas ins outs, alone and repeated.
+ *
+ * Owns: the rule of how far a repeated instruction goes at once. Called by: the interpreter through x86_op tables. No locks.
+ *
+ * Repetition: one execution does at most X86_REP_CHUNK iterations (one in single-step mode). If some remain, registers show how far it got,
+ * next_rip is the instruction itself, and it counts as one retired: so that a budget of instructions cuts at the same place every time
+ * and interrupts are never late by more than a chunk. A fault leaves the registers of the iterations done and rip at the instruction;
+ * cmps and scas then leave the flags they found (vol. 2, REP).
+ *
+ * In bulk: iterations that stay within a page that the TLB has, and within the segment, go by host pointers. A forward movs onto its
+ * own source copies element by element: later elements read what earlier ones wrote.
+ */
+#include "x86/operand.h"
+#include "x86/system.h"
+
+enum { X86_REP_CHUNK = 1024 };
+
+/* One iteration; *flags are changed by those that compare. */
+typedef void string_fn(struct x86_cpu *c, const struct x86_insn *i, unsigned size, u64 *flags);
+/* Up to n iterations at once, upwards; returns how many (0: none can be done so). Compares end after the one that ends the repetition. */
+typedef unsigned string_bulk_fn(struct x86_cpu *c, const struct x86_insn *i, unsigned size, unsigned n, u64 *flags);
+
+X86_INLINE u64 string_off(const struct x86_cpu *c, const struct x86_insn *i, unsigned reg) { return c->r[reg] & i->addr_mask; }
+
+X86_INLINE void string_advance(struct x86_cpu *c, const struct x86_insn *i, unsigned reg, unsigned bytes)
+{
+    x86_reg_set_masked(c, reg, i->addr_mask, c->rflags & X86_DF ? c->r[reg] - bytes : c->r[reg] + bytes);
+}
+
+/* True: the comparison said so, and the repetition ends. */
+X86_INLINE bool string_ends(const struct x86_insn *i, u64 flags) { return !(flags & X86_ZF) == !(i->prefixes & X86_REPNE); }
+
+/* Repeats. compare: repe and repne look at ZF; else both prefixes mean rep. */
+X86_INLINE void string_exec(struct x86_cpu *c, const struct x86_insn *i, unsigned size, string_fn *one, string_bulk_fn *bulk, bool compare)
+{
+    u64 flags = c->rflags;
+    if (!(i->prefixes & (X86_REP | X86_REPNE))) {
+        one(c, i, size, &flags);
+        c->rflags = flags;
+        return;
+    }
+    u64 count = c->r[X86_RCX] & i->addr_mask;
+    unsigned budget = c->rflags & X86_TF ? 1 : X86_REP_CHUNK;
+    bool upwards = !(c->rflags & X86_DF), end = false;
+    while (count && budget && !end) {
+        unsigned n = bulk && upwards && !c->strict ? bulk(c, i, size, count < budget ? (unsigned)count : budget, &flags) : 0;
+        if (!n) {
+            one(c, i, size, &flags);
+            n = 1;
+        }
+        count -= n;
+        budget -= n;
+        x86_reg_set_masked(c, X86_RCX, i->addr_mask, count);
+        end = compare && string_ends(i, flags);
+        if (c->pending_db || c->slow & X86_SLOW_STOP)           /* a data breakpoint traps between iterations (vol. 3, 17.3.1.2) */
+            break;
+    }
+    c->rflags = flags;
+    if (count && !end)
+        c->next_rip = c->r[X86_RIP];
+}
+
+/* Host address of a run of elements upwards from seg:off, and in *n (at most what it was) how many of them are in line. NULL: none. */
+X86_INLINE u8 *string_run(struct x86_cpu *c, const struct x86_insn *i, unsigned seg, u64 off, unsigned size, bool write, unsigned *n)
+{
+    u64 lin = c->lin_base[seg] + off, bytes;
+    if (unlikely(c->mode != 64)) {
+        const struct x86_seg *s = &c->seg[seg];
+        lin = (u32)lin;
+        if (s->attr & X86_ATTR_UNUSABLE || (write ? !x86_is_writable(s->attr) : !x86_is_readable(s->attr)) ||
+            (s->attr & (X86_SEG_CODE | X86_SEG_EC)) == X86_SEG_EC || off > s->limit)
+            return NULL;
+    }
+    bytes = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
+    if (i->addr_mask - off < bytes - 1)
+        bytes = i->addr_mask - off + 1;
+    if (unlikely(c->mode != 64) && c->seg[seg].limit - off < bytes - 1)
+        bytes = c->seg[seg].limit - off + 1;
+    if (bytes / size < *n)
+        *n = (unsigned)bytes / size;
+    return *n ? x86_inline_ptr(c, lin, size, write) : NULL;
+}
+
+/* ---- movs, stos, lods ---------------------------------------------------------------------------------------------------- */
+
+X86_INLINE void movs_one(struct x86_cpu *c, const struct x86_insn *i, unsigned size, u64 *flags)
+{
+    u64 x = x86_load(c, i->mem_seg, string_off(c, i, X86_RSI), size);
+    x86_store(c, X86_ES, string_off(c, i, X86_RDI), size, x);
+    string_advance(c, i, X86_RSI, size);
+    string_advance(c, i, X86_RDI, size);
+}
+
+X86_INLINE unsigned movs_bulk(struct x86_cpu *c, const struct x86_insn *i, unsigned size, unsigned n, u64 *flags)
+{
+    const u8 *src = string_run(c, i, i->mem_seg, string_off(c, i, X86_RSI), size, false, &n);
+    u8 *dst = src ? string_run(c, i, X86_ES, string_off(c, i, X86_RDI), size, true, &n) : NULL;
+    if (!dst)
+        return 0;
+    u64 bytes = (u64)n * size;
+    if ((u64)(dst - src) >= bytes)                              /* behind the source, or no overlap: order does not matter */
+        memmove(dst, src, bytes);
+    else
+        for (u64 k = 0; k < bytes; k += size)
+            x86_host_set(dst + k, size, x86_host_get(src + k, size));
+    string_advance(c, i, X86_RSI, (unsigned)bytes);
+    string_advance(c, i, X86_RDI, (unsigned)bytes);
+    return n;
+}
+X86_OP_SIZES_ANY(movs, string_exec, movs_one, movs_bulk, false);
+
+X86_INLINE void stos_one(struct x86_cpu *c, const struct x86_insn *i, unsigned size, u64 *flags)
+{
+    x86_store(c, X86_ES, string_off(c, i, X86_RDI), size, x86_reg_get(c, X86_RAX * 8, size));
+    string_advance(c, i, X86_RDI, size);
+}
+
+X86_INLINE unsigned stos_bulk(struct x86_cpu *c, const struct x86_insn *i, unsigned size, unsigned n, u64 *flags)
+{
+    u8 *dst = string_run(c, i, X86_ES, string_off(c, i, X86_RDI), size, true, &n);
+    if (!dst)
+        return 0;
+    u64 x = x86_reg_get(c, X86_RAX * 8, size), repeated = x * (~0ul / x86_mask(size));
+    if (repeated == (u64)(u8)x * 0x0101010101010101ul)          /* bytes all alike: 0 most often */
+        memset(dst, (u8)x, (u64)n * size);
+    else
+        for (unsigned k = 0; k < n; k++)
+            x86_host_set(dst + (u64)k * size, size, x);
+    string_advance(c, i, X86_RDI, n * size);
+    return n;
+}
+X86_OP_SIZES_ANY(stos, string_exec, stos_one, stos_bulk, false);
+
+X86_INLINE void lods_one(struct x86_cpu *c, const struct x86_insn *i, unsigned size, u64 *flags)
+{
+    u64 x = x86_load(c, i->mem_seg, string_off(c, i, X86_RSI), size);
+    x86_reg_set(c, X86_RAX * 8, size, x);
+    string_advance(c, i, X86_RSI, size);
+}
+X86_OP_SIZES_ANY(lods, string_exec, lods_one, NULL, false);
+
+/* ---- cmps, scas ------------------------------------------------------------------------------------------------------------ */
+
+X86_INLINE void string_compare(u64 a, u64 b, unsigned size, u64 *flags)
+{
+    *flags = x86_flags_merge(*flags, X86_ARITH_FLAGS, x86_flags_sub(a, b, (a - b) & x86_mask(size), size));
+}
+
+X86_INLINE void cmps_one(struct x86_cpu *c, const struct x86_insn *i, unsigned size, u64 *flags)
+{
+    u64 a = x86_load(c, i->mem_seg, string_off(c, i, X86_RSI), size);
+    u64 b = x86_load(c, X86_ES, string_off(c, i, X86_RDI), size);
+    string_compare(a, b, size, flags);
+    string_advance(c, i, X86_RSI, size);
+    string_advance(c, i, X86_RDI, size);
+}
+
+X86_INLINE unsigned cmps_bulk(struct x86_cpu *c, const struct x86_insn *i, unsigned size, unsigned n, u64 *flags)
+{
+    const u8 *p = string_run(c, i, i->mem_seg, string_off(c, i, X86_RSI), size, false, &n);
+    const u8 *q = p ? string_run(c, i, X86_ES, string_off(c, i, X86_RDI), size, false, &n) : NULL;
+    if (!q)
+        return 0;
+    bool until_equal = i->prefixes & X86_REPNE;
+    u64 a, b;
+    unsigned k = 0;
+    do {
+        a = x86_host_get(p + (u64)k * size, size);
+        b = x86_host_get(q + (u64)k * size, size);
+    } while (++k < n && (a == b) != until_equal);
+    string_compare(a, b, size, flags);
+    string_advance(c, i, X86_RSI, k * size);
+    string_advance(c, i, X86_RDI, k * size);
+    return k;
+}
+X86_OP_SIZES_ANY(cmps, string_exec, cmps_one, cmps_bulk, true);
+
+X86_INLINE void scas_one(struct x86_cpu *c, const struct x86_insn *i, unsigned size, u64 *flags)
+{
+    u64 b = x86_load(c, X86_ES, string_off(c, i, X86_RDI), size);
+    string_compare(x86_reg_get(c, X86_RAX * 8, size), b, size, flags);
+    string_advance(c, i, X86_RDI, size);
+}
+
+X86_INLINE unsigned scas_bulk(struct x86_cpu *c, const struct x86_insn *i, unsigned size, unsigned n, u64 *flags)
+{
+    const u8 *q = string_run(c, i, X86_ES, string_off(c, i, X86_RDI), size, false, &n);
+    if (!q)
+        return 0;
+    bool until_equal = i->prefixes & X86_REPNE;
+    u64 a = x86_reg_get(c, X86_RAX * 8, size), b;
+    unsigned k = 0;
+    do
+        b = x86_host_get(q + (u64)k * size, size);
+    while (++k < n && (a == b) != until_equal);
+    string_compare(a, b, size, flags);
+    string_advance(c, i, X86_RDI, k * size);
+    return k;
+}
+X86_OP_SIZES_ANY(scas, string_exec, scas_one, scas_bulk, true);
+
+/* ---- ins, outs: the port's permission is checked each time round, memory before the device is touched -------------------------- */
+
+X86_INLINE void ins_one(struct x86_cpu *c, const struct x86_insn *i, unsigned size, u64 *flags)
+{
+    u16 port = x86_get16(c, X86_RDX * 8);
+    u64 off = string_off(c, i, X86_RDI);
+    x86_check_io(c, port, size);
+    x86_probe_write(c, X86_ES, off, size);
+    x86_store(c, X86_ES, off, size, c->ops->in(c, port, size));
+    string_advance(c, i, X86_RDI, size);
+}
+X86_OP_SIZES_ANY(ins, string_exec, ins_one, NULL, false);
+
+X86_INLINE void outs_one(struct x86_cpu *c, const struct x86_insn *i, unsigned size, u64 *flags)
+{
+    u16 port = x86_get16(c, X86_RDX * 8);
+    x86_check_io(c, port, size);
+    u64 x = x86_load(c, i->mem_seg, string_off(c, i, X86_RSI), size);
+    c->ops->out(c, port, size, (u32)x);
+    string_advance(c, i, X86_RSI, size);
+}
+X86_OP_SIZES_ANY(outs, string_exec, outs_one, NULL, false);

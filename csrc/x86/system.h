@@ -1,0 +1,139 @@
+/* What the system part of the interpreter shares among its own files.
+ *
+ * Owns: helpers of segment.c, exception.c, task.c, exec_far.c, exec_system.c; nobody else includes it, except for x86_check_io and the
+ * descriptor helpers, which string I/O and a PC's devices may use. No state, no locks.
+ *
+ * The rule of all of them: what can fault comes first, then the state changes ("commit"). A fault leaves by longjmp.
+ */
+#ifndef XL_X86_SYSTEM_H
+#define XL_X86_SYSTEM_H
+
+#include "x86/mem.h"
+
+/* Types of descriptors (vol. 3, tables 3-1 and 3-2). Long mode has no 16-bit and no task gates. */
+enum {
+    X86_SEG_A = 1,
+    X86_SEG_RW = 2,             /* data: writable; code: readable */
+    X86_SEG_EC = 4,             /* data: expand-down; code: conforming */
+    X86_SEG_CODE = 8,
+};
+enum { X86_SYS_TSS16 = 1, X86_SYS_LDT = 2, X86_SYS_TSS16_BUSY = 3, X86_SYS_CALL16 = 4, X86_SYS_TASK = 5, X86_SYS_INT16 = 6,
+       X86_SYS_TRAP16 = 7, X86_SYS_TSS = 9, X86_SYS_TSS_BUSY = 11, X86_SYS_CALL = 12, X86_SYS_INT = 14, X86_SYS_TRAP = 15 };
+
+static inline bool x86_canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
+static inline bool x86_protected(const struct x86_cpu *c) { return (c->cr0 & X86_CR0_PE) && !(c->rflags & X86_VM); }
+static inline unsigned x86_iopl(const struct x86_cpu *c) { return c->rflags >> 12 & 3; }
+static inline bool x86_null_sel(u16 sel) { return (sel & ~3) == 0; }
+static inline bool x86_is_code(u16 attr) { return (attr & (X86_ATTR_S | X86_SEG_CODE)) == (X86_ATTR_S | X86_SEG_CODE); }
+static inline bool x86_is_conforming(u16 attr) { return x86_is_code(attr) && (attr & X86_SEG_EC); }
+static inline bool x86_is_writable(u16 attr) { return (attr & (X86_ATTR_S | X86_SEG_CODE | X86_SEG_RW)) == (X86_ATTR_S | X86_SEG_RW); }
+static inline bool x86_is_readable(u16 attr) { return (attr & X86_ATTR_S) && (!(attr & X86_SEG_CODE) || (attr & X86_SEG_RW)); }
+/* Type of a system descriptor, 0 (reserved) if it is one of code or data. */
+static inline unsigned x86_sys_type(u16 attr) { return attr & X86_ATTR_S ? 0 : x86_attr_type(attr); }
+static inline u16 x86_desc_attr(u64 desc) { return (desc >> 40 & 0xff) | (desc >> 44 & 0xf00); }
+
+static inline u64 x86_sys_load(struct x86_cpu *c, u64 lin, unsigned size)
+{
+    return x86_load_slow(c, X86_SYS_SEG, c->long_mode ? lin : (u32)lin, size);
+}
+
+/* ---- segment.c --------------------------------------------------------------------------------------------------- */
+
+/* The descriptor that sel names; #vector(sel & ~3 | ext) if it lies beyond its table. desc[1] is 0 unless `two`. */
+void x86_fetch_descriptor(struct x86_cpu *c, u16 sel, bool two, u64 desc[2], unsigned vector, unsigned ext);
+/* Sets and clears bits of a descriptor's upper half (accessed, busy), atomically. Not where the OS below owns the tables (PV). */
+void x86_update_descriptor(struct x86_cpu *c, u16 sel, u32 set, u32 clear);
+/* Checks that the above can be done. */
+void x86_probe_descriptor(struct x86_cpu *c, u16 sel);
+/* Sets the accessed bit of a code or data descriptor, in memory if it is not set, and in *desc. */
+void x86_set_accessed(struct x86_cpu *c, u16 sel, u64 *desc);
+/* Commit: makes *s the segment, or the one of real (limit and rights stay) or virtual-8086 mode. No checks, no faults. */
+void x86_set_segment(struct x86_cpu *c, unsigned seg, const struct x86_seg *s);
+void x86_set_segment_real(struct x86_cpu *c, unsigned seg, u16 sel);
+void x86_set_segment_vm86(struct x86_cpu *c, unsigned seg, u16 sel);
+void x86_set_segment_null(struct x86_cpu *c, unsigned seg, u16 sel);
+/* After CPL rose (numerically): data segments that the new level may not use become null (vol. 2 RET, IRET). */
+void x86_drop_inner_segments(struct x86_cpu *c);
+/* The checks of a stack segment for privilege level cpl: #vector(sel | ext), #SS(sel | ext) if not present; null: #vector(ext).
+ * Accessed bit set. mov ss: #GP; task switch and inner stacks: #TS. */
+void x86_check_stack_segment(struct x86_cpu *c, struct x86_seg *ss, u16 sel, unsigned cpl, unsigned vector, unsigned ext);
+/* The checks of a data segment register's new value: #vector(sel), #NP(sel). sel may be null. Accessed bit set. */
+void x86_check_data_segment(struct x86_cpu *c, struct x86_seg *s, u16 sel, unsigned vector);
+/* Offsets [off, off + n) lie in the segment (expand-down too). Not for 64-bit mode. */
+bool x86_in_limit(const struct x86_seg *s, u64 off, unsigned n);
+
+/* A stack that is pushed to or popped from before anything is committed. */
+struct x86_stack {
+    u64 sp;                     /* where it has got to: what rsp will be */
+    u64 mask;                   /* of offsets */
+    struct x86_seg ss;
+    u8 via;                     /* X86_SS: the current stack, by the rights of CPL; X86_SYS_SEG: a stack of an inner level */
+    bool flat;                  /* 64-bit: no base, no limit, canonical */
+};
+struct x86_stack x86_current_stack(const struct x86_cpu *c);
+/* A legacy stack of an inner level, or (ss NULL) a flat one. */
+struct x86_stack x86_inner_stack(const struct x86_seg *ss, u64 sp);
+/* Checks that n pushes of `unit` bytes will not fault; #SS(error), #PF. */
+void x86_stack_reserve(struct x86_cpu *c, const struct x86_stack *s, unsigned n, unsigned unit, u32 error);
+void x86_stack_push(struct x86_cpu *c, struct x86_stack *s, unsigned size, u64 value);
+u64 x86_stack_pop(struct x86_cpu *c, struct x86_stack *s, unsigned size);
+/* The stack of privilege level cpl in the current TSS, checked: #TS, #SS. Legacy TSS. */
+struct x86_stack x86_tss_stack(struct x86_cpu *c, unsigned cpl, unsigned ext);
+/* The rsp in a 64-bit TSS for privilege level cpl, or IST slot ist if not 0: a flat stack. #TS(tr), #SS(ext) if not canonical. */
+struct x86_stack x86_tss_stack64(struct x86_cpu *c, unsigned cpl, unsigned ist, unsigned ext);
+
+/* Commit: code segment with selector's RPL = cpl, privilege level, rip. Everything derived is recomputed. */
+void x86_set_code(struct x86_cpu *c, const struct x86_seg *cs, unsigned cpl, u64 rip);
+/* #GP(ext) unless rip may be executed in cs: limit, or canonical. */
+void x86_check_rip(struct x86_cpu *c, const struct x86_seg *cs, u64 rip, unsigned ext);
+/* A flat segment, as syscall and sysenter make: code (l: 64-bit) or stack. */
+struct x86_seg x86_flat_segment(u16 sel, bool code, unsigned dpl, bool l);
+
+/* ---- task.c ------------------------------------------------------------------------------------------------------ */
+
+enum x86_task_cause { X86_TASK_JMP, X86_TASK_CALL, X86_TASK_IRET, X86_TASK_INT };
+/* Switches to the task that sel (a TSS; DPL was checked) names; rip, rflags: where and how the old one
+ * goes on; e: the exception under way, for its error code, or NULL. Raises in the old task's context, or
+ * (after the point of no return, vol. 3, 7.3) in the new one's. Not in long mode. */
+void x86_switch_task(struct x86_cpu *c, u16 sel, enum x86_task_cause cause, u64 rip, u64 rflags,
+                     const struct x86_exception *e, unsigned ext);
+
+/* ---- exec_system.c ----------------------------------------------------------------------------------------------- */
+
+/* Raises #GP(0) unless the port may be used: IOPL, then the I/O permission bitmap of the TSS (vol. 1, 19.5). in, out, ins, outs. */
+void x86_check_io(struct x86_cpu *c, u16 port, unsigned size);
+
+/* ---- operands ---------------------------------------------------------------------------------------------------- */
+
+static inline u64 x86_read_mem(struct x86_cpu *c, const struct x86_insn *i, u64 ea, unsigned size)
+{
+    switch (size) {
+    case 1: return x86_load8(c, i->mem_seg, ea);
+    case 2: return x86_load16(c, i->mem_seg, ea);
+    case 4: return x86_load32(c, i->mem_seg, ea);
+    default: return x86_load64(c, i->mem_seg, ea);
+    }
+}
+
+/* Operand n's value, `size` bytes of it (registers, memory, immediates). */
+static inline u64 x86_read_operand(struct x86_cpu *c, const struct x86_insn *i, unsigned n, unsigned size)
+{
+    const struct x86_operand *o = &i->op[n];
+    if (o->kind == X86_MEM)
+        return x86_read_mem(c, i, x86_ea(c, i), size);
+    if (o->kind == X86_IMM)
+        return i->imm;
+    return size == 1 ? x86_get8(c, o->reg) : size == 2 ? x86_get16(c, o->reg) : size == 4 ? x86_get32(c, o->reg) : x86_get64(c, o->reg);
+}
+
+static inline void x86_write_reg(struct x86_cpu *c, unsigned reg, unsigned size, u64 value)
+{
+    switch (size) {
+    case 1: x86_set8(c, reg, value); break;
+    case 2: x86_set16(c, reg, value); break;
+    case 4: x86_set32(c, reg, value); break;
+    default: x86_set64(c, reg, value);
+    }
+}
+
+#endif
