@@ -224,7 +224,7 @@ u8 *x86_rmw_ptr(struct x86_cpu *c, unsigned seg, u64 off, unsigned size)
     return s.part[0];
 }
 
-static bool host_cmpxchg(u8 *p, unsigned size, u64 *old, u64 value)
+__attribute__((no_sanitize("alignment"))) static bool host_cmpxchg(u8 *p, unsigned size, u64 *old, u64 value)
 {
     u8 b = (u8)*old; u16 w = (u16)*old; u32 d = (u32)*old;
     bool done;

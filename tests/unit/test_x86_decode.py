@@ -202,6 +202,7 @@ KNOWN: list[tuple[str, Callable[[Case], bool]]] = [
     ("lock without a memory destination is #UD (SDM LOCK)", lambda c: b"\xf0" in _prefixes(c) and not c.ours.length),
     ("mov to CS is #UD (SDM MOV)", lambda c: _opcode(c)[0] == 0x8e and c.theirs is not None and c.theirs.registers[:1] == ("cs",)),
     ("capstone has a scale without an index", lambda c: c.ours.memory is not None and not c.ours.memory[1] and _memory_but(c, 2)),
+    ("CR1, CR5-7, CR9-15, DR8-15 do not exist (SDM MOV)", lambda c: not c.ours.length and _opcode(c)[0] == 0x0f and _opcode(c)[1] in range(0x20, 0x24)),
     ("syscall, sysret exist in 64-bit mode only (SDM)", lambda c: c.mode != 64 and c.theirs is not None
      and c.theirs.mnemonic in ("syscall", "sysretd", "swapgs", "sysretq")),
     ("capstone takes SSE instructions with prefixes that have none (SDM: NP)", lambda c: not c.ours.length and c.theirs is not None
@@ -352,7 +353,8 @@ UD = "undefined"
     (64, "0f38f0c0", UD), (64, "f20f38f0c0", "crc32 eax al"), (64, "f2480f38f0c0", "crc32 rax al"), (64, "66f20f38f1c0", "crc32 eax ax"),
     (64, "0f38f000", "movbe eax"), (64, "660f38f000", "movbe ax"), (64, "f30fae00", UD), (64, "0f0104", TRUNCATED), (64, "0faa", UD), (64, "8fc0", "pop rax"),
     (64, "8fc8", UD), (64, "c6f8", UD), (64, "63c1", "movsxd eax ecx"), (64, "4863c1", "movsxd rax ecx"), (32, "63c1", "arpl cx ax"), (64, "660f20c0", "mov rax cr0"),
-    (64, "440f20c0", "mov rax cr8"), (32, "0f2000", "mov eax cr0"), (64, "f00f20c0", UD), (64, "dfe0", "fnstsw ax"), (64, "f36690", "pause"), (64, "66f390", "pause"),
+    (64, "440f20c0", "mov rax cr8"), (32, "0f2000", "mov eax cr0"), (64, "f00f20c0", UD), (64, "0f20c8", UD), (64, "0f22e8", UD), (64, "440f20c8", UD),
+    (64, "440f21c0", UD), (64, "0f21f8", "mov rax dr7"), (64, "dfe0", "fnstsw ax"), (64, "f36690", "pause"), (64, "66f390", "pause"),
     (64, "f20fbcc1", "bsf eax ecx"), (64, "f30fbcc1", "tzcnt eax ecx"), (64, "98", "cwde"), (64, "4898", "cdqe"), (64, "6698", "cbw"), (16, "98", "cbw"),
     (16, "e300", "jcxz"), (32, "e300", "jecxz"), (64, "e300", "jrcxz"), (64, "67e300", "jecxz"), (32, "67e300", "jcxz"),
 ])
