@@ -82,8 +82,8 @@ enum descriptor_result mm_descriptor(struct vcpu *v, u16 sel, u64 *desc);
 int mm_new_base(struct vcpu *v, bool user, u64 mfn);
 
 /* Writable page tables (section 4.9b): a store of v's kernel to va, which is mapped read-only. size 1, 2, 4, 8. compare: *old must be
- * there, else *old := what is there and nothing is stored. True: done as by an instruction. False: not a table of L1 entries, or an entry that
- * may not stand there: a page fault. Not in guest mode. */
+ * there, else *old := what is there and nothing is stored. True: done as by an instruction. False: not a table of L1 entries, or an
+ * entry that may not stand there: a page fault. Not in guest mode. */
 bool mm_ptwr(struct vcpu *v, u64 va, unsigned size, bool compare, u64 *old, u64 value);
 
 #endif

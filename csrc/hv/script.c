@@ -1,8 +1,8 @@
 /* The interpreter of scripts: see script.h.
  *
- * Called by: pcpu.c through script_backend, on the thread that runs the vCPU. It does what a guest's machine code does and nothing more: hypercalls
- * through dispatch, memory through the soft MMU; and the two things that every PV kernel does to shared_info on its own,
- * acknowledging events and reading the time.
+ * Called by: pcpu.c through script_backend, on the thread that runs the vCPU. It does what a guest's machine code does and nothing
+ * more: hypercalls through dispatch, memory through the soft MMU; and the two things that every PV kernel does to shared_info on its
+ * own, acknowledging events and reading the time.
  *
  * Looking at the real clock costs as much as a few steps, so that is done every CLOCK_EVERY steps only; a step takes some
  * microseconds at most, COMPUTE looks at the clock itself.

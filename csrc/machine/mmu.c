@@ -157,8 +157,9 @@ static bool set_ad(struct host *h, u64 table_mfn, u64 *pte, u64 seen, u64 bits)
     return cmpxchg(pte, &seen, seen | bits);
 }
 
-/* One walk. Returns 0 and the leaf in *out, with RW only if every level has it and NX if any has, or -EFAULT with *error_code. Tables reached from
- * a typed L4 are validated, so every present entry names a frame of ours. Caller is in guest mode, so no table is freed under it. */
+/* One walk. Returns 0 and the leaf in *out, with RW only if every level has it and NX if any has, or -EFAULT with *error_code. Tables
+ * reached from a typed L4 are validated, so every present entry names a frame of ours. Caller is in guest mode, so no table is freed
+ * under it. */
 static int walk(struct vcpu *v, u64 va, enum mmu_access access, u64 *out, u32 *error_code)
 {
     struct host *h = v->host;

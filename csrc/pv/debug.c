@@ -1,7 +1,7 @@
 /* Breakpoints, watchpoints and single steps for a debugger outside of the guest.
  *
- * Owns: domain->debug, VPF_debug, X86_SLOW_DEBUGGER and X86_STRICT_DEBUGGER of the vCPUs. Called by: xenlike.h on the lane; the engine. Locks:
- * none: domain->debug changes only while every vCPU of the domain rests.
+ * Owns: domain->debug, VPF_debug, X86_SLOW_DEBUGGER and X86_STRICT_DEBUGGER of the vCPUs. Called by: xenlike.h on the lane; the engine.
+ * Locks: none: domain->debug changes only while every vCPU of the domain rests.
  *
  * All-stop: when one vCPU meets a point, all get VPF_debug, and the lane one EXIT_DEBUG. With the real clock another vCPU may meet one
  * of its own before it has stopped, and there are two. Guest memory is never changed: a point is an entry in a table.

@@ -33,13 +33,14 @@ void pv_toggle_mode(struct vcpu *v)
 static bool usable(unsigned seg, u16 attr)
 {
     unsigned type = x86_attr_type(attr);
+    bool conforming = (type & (SEG_CODE | SEG_CONFORMING)) == (SEG_CODE | SEG_CONFORMING), level = conforming || x86_attr_dpl(attr) == 3;
     if (!(attr & X86_ATTR_P) || !(attr & X86_ATTR_S))
         return false;
     if (seg == X86_CS)
-        return (type & SEG_CODE) && ((type & SEG_CONFORMING) || x86_attr_dpl(attr) == 3) && (attr & (X86_ATTR_L | X86_ATTR_DB)) != (X86_ATTR_L | X86_ATTR_DB);
+        return (type & SEG_CODE) && (attr & (X86_ATTR_L | X86_ATTR_DB)) != (X86_ATTR_L | X86_ATTR_DB) && level;
     if (seg == X86_SS)
-        return !(type & SEG_CODE) && (type & SEG_WRITABLE) && x86_attr_dpl(attr) == 3;
-    return !(type & SEG_CODE) ? x86_attr_dpl(attr) == 3 : (type & SEG_WRITABLE) && ((type & SEG_CONFORMING) || x86_attr_dpl(attr) == 3);
+        return !(type & SEG_CODE) && (type & SEG_WRITABLE) && level;
+    return (!(type & SEG_CODE) || (type & SEG_WRITABLE)) && level;
 }
 
 bool pv_segment(struct vcpu *v, unsigned seg, u16 sel, struct x86_seg *out)

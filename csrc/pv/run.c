@@ -3,8 +3,8 @@
  * Owns: struct pv_cpu's life, pv_cpu.charged. Called by: the pCPU loop through pv_backend. No locks.
  *
  * Time. With the virtual clock an instruction is 1 ns: the clock is brought up to cpu.retired before anything reads it, and the engine
- * runs no further than *stop_at. What another party lowers in *stop_at meanwhile can only be the vCPU's own doing (there is one thread): pv_spend
- * looks again after every hypercall, trap and emulated instruction. With the real clock the engine comes back every SLICE instructions to
+ * runs no further than *stop_at. Only the vCPU itself can lower *stop_at meanwhile (there is one thread): pv_spend looks again after every
+ * hypercall, trap and emulated instruction. With the real clock the engine comes back every SLICE instructions to
  * look at the clock; kicks and pauses reach it through exit_work.
  */
 #include <stdarg.h>
@@ -76,6 +76,8 @@ static void pv_run(struct vcpu *v, const u64 *stop_at)
     struct pv_cpu *p = pv_cpu_of(c);
 
     p->stop_at = stop_at;
+    if (unlikely(!c->icache))           /* not before it runs: a MiB that most of a big domain's vCPUs may never need */
+        c->icache = arena_alloc(&v->host->arena, p->icache_bytes);
     if (p->cold) {
         p->cold = false;
         if (!v->iret_done)
@@ -115,9 +117,6 @@ static int pv_create(struct vcpu *v)
     p->cpu.features = x86_features_supported();
     p->cpu.bus_lock = &v->domain->bus_lock;
     (void)x86_icache_size_hint(&p->icache_bytes);
-    p->cpu.icache = arena_alloc(arena, p->icache_bytes);
-    if (!p->cpu.icache)
-        return -XEN_ENOMEM;
     pv_reset(v);
     return 0;
 }

@@ -17,6 +17,7 @@ void pv_reset(struct vcpu *v)
 {
     struct x86_cpu *c = v->cpu;
     x86_reset(c);
+    pv_cpu_of(c)->charged = c->retired;
     memset(c->r, 0, sizeof c->r);
     c->rflags = X86_IF | X86_FLAG1;
     c->cr0 = PV_CR0;

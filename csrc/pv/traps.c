@@ -15,7 +15,8 @@ static inline bool must_park(const struct vcpu *v) { return load_acquire(v->exit
 static const char *vector_name(unsigned vector)
 {
     static const char *const names[] = {
-        "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "vector 9", "#TS", "#NP", "#SS", "#GP", "#PF", "vector 15", "#MF", "#AC", "#MC", "#XM",
+        "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "vector 9", "#TS", "#NP", "#SS", "#GP", "#PF",
+        "vector 15", "#MF", "#AC", "#MC", "#XM",
     };
     return vector < ARRAY_SIZE(names) ? names[vector] : "software interrupt";
 }
@@ -121,8 +122,9 @@ static void describe(const struct x86_exception *e, char *why, unsigned size)
     int n = snprintf(why, size, "%s", vector_name(e->vector));
     if (e->has_error)
         n += snprintf(why + n, size - n, ", error code %#x", e->error);
+    const char *access = e->error & PFEC_insn ? "execution at" : e->error & PFEC_write ? "write to" : "read of";
     if (e->vector == X86_PAGE)
-        n += snprintf(why + n, size - n, ", %s %#lx", e->error & PFEC_insn ? "execution at" : e->error & PFEC_write ? "write to" : "read of", e->cr2);
+        n += snprintf(why + n, size - n, ", %s %#lx", access, e->cr2);
     if (e->vector >= 32)
         snprintf(why + n, size - n, " %#x", e->vector);
 }
@@ -132,7 +134,8 @@ static void deliver(struct vcpu *v, const struct x86_exception *e)
     struct x86_cpu *c = v->cpu;
     const struct trap_info *t = v->arch.traps ? &v->arch.traps[e->vector] : NULL;
     char why[96];
-    struct pv_bounce b = { .rip = t ? t->address : 0, .mask = t && (t->flags & 4), .has_error = e->has_error, .error = e->error, .why = why };
+    struct pv_bounce b = { .rip = t ? t->address : 0, .mask = t && (t->flags & 4), .has_error = e->has_error, .error = e->error,
+                           .why = why };
 
     describe(e, why, sizeof why);
     switch (e->vector) {

@@ -111,8 +111,9 @@ def assemble(source: str) -> tuple[bytes, dict[str, int]]:
         pytest.skip("no compiler to assemble the guest with")
     with tempfile.TemporaryDirectory() as folder:
         elf, raw = Path(folder, "elf"), Path(folder, "raw")
-        done = subprocess.run([compiler, "-nostdlib", "-static", "-m64", "-Wl,--build-id=none", f"-Wl,-Ttext={CODE:#x}", "-x", "assembler", "-",
-                               "-o", elf], input=PRELUDE + source + "\n", text=True, capture_output=True)
+        link = ["-nostdlib", "-static", "-m64", "-Wl,--build-id=none", f"-Wl,-Ttext={CODE:#x}"]
+        command = [compiler, *link, "-x", "assembler", "-", "-o", elf]
+        done = subprocess.run(command, input=PRELUDE + source + "\n", text=True, capture_output=True)
         assert done.returncode == 0, done.stderr
         subprocess.run(["objcopy", "-O", "binary", "-j", ".text", elf, raw], check=True)
         names = subprocess.run(["nm", elf], check=True, capture_output=True, text=True).stdout

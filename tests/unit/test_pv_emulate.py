@@ -223,8 +223,9 @@ def test_tsc_disable(host: MachineHost) -> None:
     assert tsc > 0 and (kernel, user) == (0, 1)
 
 
-@pytest.mark.parametrize("instruction,length", [("hlt", 1), ("lgdt ARGS", 8), ("lidt ARGS", 8), ("invlpg ARGS", 8), ("swapgs", 3), ("invd", 2),
-                                                ("ltr %ax", 3), ("lmsw %ax", 3), ("sysretq", 3), ("rdpmc", 2)])
+@pytest.mark.parametrize("instruction,length", [
+    ("hlt", 1), ("lgdt ARGS", 8), ("lidt ARGS", 8), ("invlpg ARGS", 8), ("swapgs", 3), ("invd", 2), ("ltr %ax", 3), ("lmsw %ax", 3),
+    ("sysretq", 3), ("rdpmc", 2)])
 def test_instructions_that_stay_faults(host: MachineHost, instruction: str, length: int) -> None:
     """What Xen does not emulate must be #GP(0), for the kernel too, and not take effect."""
     g = host.play(SKIP_GP + f"mov ${length}, %r14d\n{instruction}\nsave r15, 0\nexit")
@@ -255,8 +256,8 @@ MSRS = [  # (number, what reads, or None: #GP)
 
 def test_msr_reads(host: MachineHost) -> None:
     """Kernels read MSRs early and by number: values of the policy, #GP for all others."""
-    program = "".join(f"mov ${nr}, %ecx; mov $-1, %eax; mov $-1, %edx; rdmsr; shl $32, %rdx; or %rdx, %rax; save rax, {n}; save r15, {n + 32}\n"
-                      for n, (nr, _) in enumerate(MSRS))
+    read = "mov $-1, %eax; mov $-1, %edx; rdmsr; shl $32, %rdx; or %rdx, %rax"
+    program = "".join(f"mov ${nr}, %ecx; {read}; save rax, {n}; save r15, {n + 32}\n" for n, (nr, _) in enumerate(MSRS))
     g = host.play(SKIP_GP + "mov $2, %r14d\n" + program + "exit")
     assert g.reason == 0
     values, faults = g.results(len(MSRS)), g.results(len(MSRS), first=32)
@@ -296,8 +297,8 @@ def test_bases_by_msr(host: MachineHost) -> None:
 
 def test_msr_writes(host: MachineHost) -> None:
     """EFER must be written back as it is; PAT and the system call MSRs cannot be written; MISC_ENABLE takes anything (XSA-333)."""
-    writes = [(0xc0000080, 0xd01, 0), (0xc0000080, 0xd00, 1), (0x277, 0x0000050100070406, 1), (0xc0000082, 1, 1), (0x1a0, 0x123, 0), (0x8b, 0, 0),
-              (0x8b, 1, 1), (0xe7, 5, 0), (0x12345, 0, 1)]
+    writes = [(0xc0000080, 0xd01, 0), (0xc0000080, 0xd00, 1), (0x277, 0x0000050100070406, 1), (0xc0000082, 1, 1), (0x1a0, 0x123, 0),
+              (0x8b, 0, 0), (0x8b, 1, 1), (0xe7, 5, 0), (0x12345, 0, 1)]
     program = "".join(f"mov ${nr}, %ecx; mov ${value & 0xffffffff}, %eax; mov ${value >> 32}, %edx; wrmsr; save r15, {n}\n"
                       for n, (nr, value, _) in enumerate(writes))
     g = host.play(SKIP_GP + "mov $2, %r14d\n" + program + "exit")
@@ -307,7 +308,8 @@ def test_msr_writes(host: MachineHost) -> None:
 
 def cpuid(host: MachineHost, leaf: int, subleaf: int = 0, *, forced: bool = False) -> list[int]:
     prefix = ".byte 0x0f, 0x0b, 0x78, 0x65, 0x6e\n" if forced else ""
-    return host.play(f"mov ${leaf}, %eax; mov ${subleaf}, %ecx\n{prefix}cpuid\nsave rax, 0; save rbx, 1; save rcx, 2; save rdx, 3\nexit").results(4)
+    results = "save rax, 0; save rbx, 1; save rcx, 2; save rdx, 3"
+    return host.play(f"mov ${leaf}, %eax; mov ${subleaf}, %ecx\n{prefix}cpuid\n{results}\nexit").results(4)
 
 
 @pytest.mark.parametrize("forced", [False, True])

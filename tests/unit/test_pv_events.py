@@ -210,7 +210,8 @@ def test_second_vcpu(host: MachineHost) -> None:
         jmp 1b
     .set CONTEXT, ARGS + 2048
     """, vcpus=2)
-    context = g.put("struct vcpu_guest_context", g.va(8), flags=4, user_regs__rip=g.labels["second"], user_regs__rsp=g.va(3), user_regs__rbx=0xb0b,
+    context = g.put("struct vcpu_guest_context", g.va(8), flags=4, user_regs__rip=g.labels["second"],
+                    user_regs__rsp=g.va(3), user_regs__rbx=0xb0b,
                     user_regs__cs=0xe033, user_regs__ss=0xe02b, kernel_ss=0xe02b, kernel_sp=g.va(3), gs_base_kernel=g.va(12))
     context.ctrlreg[3] = g.l4 << 12
     g.write(g.va(8), bytes(ffi.buffer(context)))
@@ -218,6 +219,35 @@ def test_second_vcpu(host: MachineHost) -> None:
     g.write(g.va(12) + 8, struct.pack("<Q", 0x1234))
     assert g.run().reason == 0
     assert g.results(6) == [0, 0xb0b, g.va(3), 0x1234, 0xe033, 0]
+
+
+def test_second_vcpu_with_bad_selectors(host: MachineHost) -> None:
+    """VCPUOP_initialise takes any selectors (XSA-296); if the vCPU comes up it starts in the failsafe callback, or ends the domain."""
+    for failsafe, reason in ((True, 0), (False, 3)):
+        g = host.boot("""
+            xor %edi, %edi; mov $1, %esi; mov $FREE, %edx
+            hypercall vcpu_op
+            save rax, 0
+            mov $1, %edi; mov $1, %esi; xor %edx, %edx
+            hypercall vcpu_op
+        1:  mov $1, %edi; xor %esi, %esi
+            hypercall sched_op
+            jmp 1b
+        failsafe:
+            save_frame 1, 11
+            exit
+        """, vcpus=2)
+        context = g.put("struct vcpu_guest_context", g.va(8), flags=4, user_regs__rip=0x5678, user_regs__rsp=g.va(3),
+                        user_regs__cs=0x1234, user_regs__ds=0xe02b, user_regs__es=0x7777,
+                        failsafe_callback_eip=g.labels["failsafe"] if failsafe else 0)
+        context.ctrlreg[3] = g.l4 << 12
+        g.write(g.va(8), bytes(ffi.buffer(context)))
+        g.run()
+        assert g.info().shutdown_code == reason and g.results(1) == [0]
+        if failsafe:
+            assert g.results(11, first=1) == [0, 0, 0xe02b, 0, 0, 0, 0x5678, 0x1234 | 1 << 32, 0x2, g.va(3), 3]
+        else:
+            assert "vCPU 1, kernel mode, rip 0x5678: selectors that cannot be loaded" in g.crash
 
 
 def test_real_clock() -> None:

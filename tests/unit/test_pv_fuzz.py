@@ -21,14 +21,19 @@ CODE_PAGES = 4
 REGISTERS = range(8)
 
 
+def codes(text: str) -> list[bytes]:
+    """Instructions in hexadecimal."""
+    return [bytes.fromhex(code) for code in text.split()]
+
+
 class Programmer:
     """Random code that finds its way into the hypervisor more often than random bytes would."""
 
     def __init__(self, rng: random.Random, guest: object) -> None:
         self.rng = rng
         self.guest = guest
-        self.snippets = [self.move, self.move, self.move, self.hypercall, self.hypercall, self.hypercall, self.iret, self.interrupt, self.segment,
-                         self.store, self.page_table, self.page_table, self.privileged, self.noise, self.flags, self.stack, self.stack]
+        self.snippets = [*[self.move, self.hypercall] * 3, *[self.store, self.page_table, self.stack] * 2, self.iret, self.interrupt,
+                         self.segment, self.privileged, self.noise, self.flags]
 
     def value(self) -> int:
         """Something that means something somewhere."""
@@ -57,7 +62,8 @@ class Programmer:
     def iret(self) -> bytes:
         cs = self.rng.choice([0xe033, 0xe030, 0xe023, 0xe02b, 0, self.rng.getrandbits(16)])
         code = b""
-        for value in (self.rng.choice([0xe02b, 0xe02b, 0, 0x1234]), self.value(), self.rng.getrandbits(22), cs, CODE + self.rng.randrange(CODE_PAGES * PAGE),
+        rip = CODE + self.rng.randrange(CODE_PAGES * PAGE)
+        for value in (self.rng.choice([0xe02b, 0xe02b, 0, 0x1234]), self.value(), self.rng.getrandbits(22), cs, rip,
                       self.rng.choice([0, 0x100]), 1, 2, 3):
             code += b"\x48\xb8" + struct.pack("<Q", value & (1 << 64) - 1) + b"\x50"
         return code + (b"\xb8\x17\0\0\0\x0f\x05" if self.rng.random() < 0.7 else b"\x48\x83\xc4\x20\x48\xcf")
@@ -67,30 +73,28 @@ class Programmer:
 
     def segment(self) -> bytes:
         """mov sreg, eax; pop fs, gs; far return."""
-        return self.move(0) + self.rng.choice([bytes([0x8e, 0xc0 + 8 * self.rng.choice([0, 2, 3, 4, 5])]), b"\x50\x0f\xa1", b"\x50\x0f\xa9", b"\x50\x50\xcb"])
+        mov = bytes([0x8e, 0xc0 + 8 * self.rng.choice([0, 2, 3, 4, 5])])
+        return self.move(0) + self.rng.choice([mov, *codes("500fa1 500fa9 5050cb")])
 
     def store(self) -> bytes:
         """To anywhere: plain, exchange, locked; 1 to 8 bytes."""
-        return self.move(3) + self.move(0) + self.rng.choice([b"\x88\x03", b"\x66\x89\x03", b"\x89\x03", b"\x48\x89\x03", b"\x48\x87\x03",
-                                                             b"\xf0\x48\x0f\xb1\x0b", b"\xf0\x48\x21\x03", b"\xf0\x48\x0f\xba\x33\x05", b"\xf3\x48\xab"])
+        stores = codes("8803 668903 8903 488903 488703 f0480fb10b f0482103 f0480fba3305 f348ab")
+        return self.move(3) + self.move(0) + self.rng.choice(stores)
 
     def page_table(self) -> bytes:
         """An entry for one of the free pages, by way of the read-only view of the L1."""
         r, g = self.rng, self.guest
         slot = g.va(9) + r.choice([8, 13, 14, 20, 30]) * 8 + r.choice([0, 0, 0, 0, 1, 4])
         entry = r.choice([0, r.choice(g.mfns[8:] + [g.l1, g.l4]) << 12 | r.choice([1, 3, 0x63, 0x61, 0x67 | 1 << 63, r.getrandbits(9)])])
-        op = r.choice([b"\x48\x89\x03", b"\x48\x89\x03", b"\x48\x87\x03", b"\x89\x03", b"\x88\x03", b"\x48\x8b\x03\xf0\x48\x0f\xb1\x0b", b"\xf0\x48\x21\x03",
-                       b"\xf0\x48\x0f\xba\x33\x05", b"\xf0\x48\x0f\xba\x33\x01"])
+        op = r.choice(codes("488903 488903 488703 8903 8803 488b03f0480fb10b f0482103 f0480fba3305 f0480fba3301"))
         return b"\x48\xbb" + struct.pack("<Q", slot) + b"\x48\xb8" + struct.pack("<Q", entry) + op
 
     def stack(self) -> bytes:
         return b"\x48\xbc" + struct.pack("<Q", STACK - self.rng.randrange(0, 64))
 
     def privileged(self) -> bytes:
-        return self.rng.choice([
-            b"\x0f\x20\xc0", b"\x0f\x22\xc0", b"\x0f\x22\xd8", b"\x0f\x22\xe0", b"\x0f\x23\xc8", b"\x0f\x23\xf8", b"\x0f\x21\xf0", b"\x0f\x32", b"\x0f\x30",
-            b"\xfa", b"\xfb", b"\xf4", b"\xe4\x61", b"\xe6\x70", b"\xf3\x6c", b"\xf3\x6e", b"\x0f\xa2", b"\x0f\x0b\x78\x65\x6e\x0f\xa2", b"\x0f\x06", b"\x0f\x31",
-            b"\xb9\x00\x01\x00\xc0\x0f\x30", b"\xb9\0\0\0\x40\x0f\x30"])
+        return self.rng.choice(codes("""0f20c0 0f22c0 0f22d8 0f22e0 0f23c8 0f23f8 0f21f0 0f32 0f30 fa fb f4 e461 e670 f36c f36e 0fa2
+                                        0f0b78656e0fa2 0f06 0f31 b9000100c00f30 b9000000400f30"""))
 
     def noise(self) -> bytes:
         return self.rng.randbytes(self.rng.randrange(1, 12))
@@ -113,13 +117,14 @@ def play(host: MachineHost, seed: int) -> None:
         check(g.call(NR.update_va_mapping, g.va(9), g.l1 << 12 | PRESENT, 2), "update_va_mapping")
         check(g.call(NR.vm_assist, 0, 2), "vm_assist")
     if rng.random() < 0.5:
-        g.write(g.va(12), struct.pack("<512Q", *(rng.choice([0, 0x00cff3000000ffff, 0x00cffb000000ffff, 0x00affb000000ffff, 0x00cf7b000000ffff])
-                                                 for _ in range(512))))
+        kinds = [0, 0x00cff3000000ffff, 0x00cffb000000ffff, 0x00affb000000ffff, 0x00cf7b000000ffff]
+        g.write(g.va(12), struct.pack("<512Q", *rng.choices(kinds, k=512)))
         check(g.call(NR.update_va_mapping, g.va(12), g.mfns[12] << 12 | PRESENT, 2), "update_va_mapping")
         g.write(BASE, struct.pack("<Q", g.mfns[12]))
         check(g.call(NR.set_gdt, BASE, 512), "set_gdt")
     entry = lambda: CODE + rng.randrange(CODE_PAGES * PAGE)     # noqa: E731
-    traps = b"".join(struct.pack("<BBHIQ", n, rng.choice([0, 3, 4, 7]), 0xe033, 0, entry()) for n in (*range(20), 0x80, 0x40) if rng.random() < 0.9)
+    traps = b"".join(struct.pack("<BBHIQ", n, rng.choice([0, 3, 4, 7]), 0xe033, 0, entry())
+                     for n in (*range(20), 0x80, 0x40) if rng.random() < 0.9)
     g.write(BASE, traps + bytes(16))
     check(g.call(NR.set_trap_table, BASE), "set_trap_table")
     check(g.call(NR.set_callbacks, entry(), entry(), entry()), "set_callbacks")

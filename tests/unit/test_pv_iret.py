@@ -230,7 +230,8 @@ def test_failsafe(host: MachineHost) -> None:
 
 @pytest.mark.parametrize("program,why", [
     ("mov $0x7000000, %esp; hypercall iret", "iret: its frame at 0x7000000 cannot be read"),
-    ("push $0xe02b; push $STACK; push $0; push $0x1233; push $0; push $0; push $0; push $0; push $0; hypercall iret", "selectors that cannot be loaded"),
+    ("push $0xe02b; push $STACK; push $0; push $0x1233; push $0; push $0; push $0; push $0; push $0; hypercall iret",
+     "selectors that cannot be loaded"),
 ])
 def test_bad_frames(host: MachineHost, program: str, why: str) -> None:
     """There is nowhere to return to: the domain ends, with the reason."""

@@ -383,7 +383,7 @@ def test_destroyed_domains_leave_nothing(host: MachineHost) -> None:
 
 
 def test_same_run_twice() -> None:
-    """Two runs of one program on the virtual clock must be the same to the last trace record and byte of memory; so must a run after a reset."""
+    """Two runs of one program on the virtual clock must agree to the last trace record and byte of memory; so must one after a reset."""
     program = """
         set_traps traps
         mov $3, %r12d

@@ -117,7 +117,7 @@ def test_mask_events_flag(host: MachineHost) -> None:
 
 
 def test_software_interrupts(host: MachineHost) -> None:
-    """`int n` obeys the handler's DPL: the kernel counts as ring 1, user mode as 3; a refusal is #GP with the vector, at the instruction."""
+    """`int n` obeys the handler's DPL: the kernel counts as ring 1, user mode as 3; a refusal is #GP with the vector, at the `int`."""
     g = host.play("""
         set_traps traps
         xor %r15d, %r15d

@@ -1,8 +1,8 @@
 /* Descriptor tables: set_gdt, update_descriptor, and the checks that make a page PGT_seg_desc_page.
  *
  * Owns: vcpu->arch.gdt_mfns and gdt_ents, ldt_mfns, ldt_base and ldt_ents. Called by: hypercalls, VCPUOP_initialise (mm_set_gdt,
- * mm_set_ldt), death, segment loads of machine code (mm_descriptor). Lock: mm.lock of the domain. Section 3.12: no descriptor that a guest can load may give it more than ring 3, and a page of checked descriptors
- * cannot be mapped writable.
+ * mm_set_ldt), death, segment loads of machine code (mm_descriptor). Lock: mm.lock of the domain. Section 3.12: no descriptor that a
+ * guest can load may give it more than ring 3, and a page of checked descriptors cannot be mapped writable.
  */
 #include "hv/mm/mm_internal.h"
 

@@ -1,8 +1,8 @@
 /* Changing single entries: mmu_update, update_va_mapping, writable page tables.
  *
- * Owns: the stores into validated tables. Called by: hypercalls, hv/mm/grant_map.c, pv/ (mm_ptwr). Lock: mm.lock of the tables' owner, a chunk
- * of requests at a time; guest memory is copied before it is taken and after it is dropped. Order of one change: references of
- * the new entry, the store, references of the old entry. At no moment does an entry stand without what it holds.
+ * Owns: the stores into validated tables. Called by: hypercalls, hv/mm/grant_map.c, pv/ (mm_ptwr). Lock: mm.lock of the tables'
+ * owner, a chunk of requests at a time; guest memory is copied before it is taken and after it is dropped. Order of one change:
+ * references of the new entry, the store, references of the old entry. At no moment does an entry stand without what it holds.
  *
  * The walker sets A and D by compare-and-swap at any time, without the lock. So a store that must keep them swaps, and any
  * other may simply win. Removing a writable mapping uses a locked instruction, see frame_put_writable().
