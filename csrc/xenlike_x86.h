@@ -8,8 +8,8 @@
 #include "base/types.h"
 
 enum {                          /* x86/insn.h's operand kinds and prefix flags for Python */
-    XL_X86_NONE, XL_X86_REG, XL_X86_MEM, XL_X86_IMM, XL_X86_REL, XL_X86_FAR, XL_X86_SEG, XL_X86_CR, XL_X86_DR, XL_X86_XMM, XL_X86_MMX, XL_X86_ST,
-    XL_X86_IMM2,
+    XL_X86_NONE, XL_X86_REG, XL_X86_MEM, XL_X86_IMM, XL_X86_REL, XL_X86_FAR, XL_X86_SEG, XL_X86_CR, XL_X86_DR, XL_X86_XMM, XL_X86_MMX,
+    XL_X86_ST, XL_X86_IMM2,
 };
 enum { XL_X86_TRUNCATED = 0, XL_X86_UNDEFINED = -1, XL_X86_TOO_LONG = -2 };
 enum { XL_X86_LOCK = 1, XL_X86_REP = 2, XL_X86_REPNE = 4, XL_X86_OPSIZE = 8, XL_X86_ADDRSIZE = 16, XL_X86_SEGOVR = 32, XL_X86_VEX = 64,

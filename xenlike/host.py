@@ -59,6 +59,8 @@ class TraceEvent:
             name = hypercalls.name_of(self.a >> 48)
             rc = self.b - 2**64 if self.b >> 63 else self.b
             return f"{self.time:>12} {where:<6} {name} -> {'(to Python)' if rc == lib.HYPERCALL_COLD else rc}"
+        if self.kind == "trap":
+            return f"{self.time:>12} {where:<6} trap, vector {self.a >> 32}, error {self.a & 0xffffffff:#x}, rip {self.b:#x}"
         return f"{self.time:>12} {where:<6} {self.kind} {self.a:#x} {self.b:#x}"
 
 

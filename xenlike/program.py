@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from xenlike.backends import PythonVcpu
-from xenlike.engine import check, lib
+from xenlike.engine import check, ffi, lib
 from xenlike.loaders.errors import LoadError
 from xenlike.loaders.image import ImageCache, KernelImage, read_file
 from xenlike.loaders.python import load_class

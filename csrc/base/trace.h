@@ -22,6 +22,7 @@
     X(EVENT,        "port", "notified vcpu")                                \
     X(VIRQ,         "virq", "port")                                         \
     X(UPCALL,       "pending_sel", "-")                                     \
+    X(TRAP,         "vector << 32 | error code", "rip")                     \
     X(TIMER,        "expiry, ns", "-")                                      \
     X(GRANT_MAP,    "granter << 32 | gref", "mfn")                          \
     X(GRANT_UNMAP,  "handle", "mfn")                                        \

@@ -58,7 +58,8 @@ struct pv_bounce {              /* an entry into the guest kernel (section 3.3) 
     bool has_error;
     bool failsafe;              /* with the data segment selectors */
     u32 error;
-    const char *why;            /* for the crash message */
+    const char *why;            /* for the crash message; NULL: this exception */
+    const struct x86_exception *exception;
 };
 /* Makes the frame from the registers as they stand, switches to kernel mode, enters at b->rip. False: the domain crashed, registers
  * are as before. */

@@ -21,6 +21,22 @@ static const char *vector_name(unsigned vector)
     return vector < ARRAY_SIZE(names) ? names[vector] : "software interrupt";
 }
 
+/* What the guest is entered for, in words: its exception, or b->why. Only a crash needs them. */
+static void describe(const struct pv_bounce *b, char *out, unsigned size)
+{
+    const struct x86_exception *e = b->exception;
+    int n = snprintf(out, size, "%s", e ? vector_name(e->vector) : b->why);
+    if (!e)
+        return;
+    if (e->has_error)
+        n += snprintf(out + n, size - n, ", error code %#x", e->error);
+    const char *access = e->error & PFEC_insn ? "execution at" : e->error & PFEC_write ? "write to" : "read of";
+    if (e->vector == X86_PAGE)
+        n += snprintf(out + n, size - n, ", %s %#lx", access, e->cr2);
+    if (e->vector >= 32)
+        snprintf(out + n, size - n, " %#x", e->vector);
+}
+
 /* ---- the frame (section 3.3) ------------------------------------------------------------------------------------- */
 
 static inline struct vcpu_info *info_for_write(struct vcpu *v)
@@ -47,8 +63,10 @@ bool pv_bounce(struct vcpu *v, const struct pv_bounce *b)
     struct mmu_fault f;
     unsigned n = 0;
 
-    if (!b->rip) {
-        pv_crash(v, "%s, and the guest has set no handler for it", b->why);
+    if (unlikely(!b->rip)) {
+        char what[96];
+        describe(b, what, sizeof what);
+        pv_crash(v, "%s, and the guest has set no handler for it", what);
         return false;
     }
     frame[n++] = c->r[X86_RCX];
@@ -67,10 +85,12 @@ bool pv_bounce(struct vcpu *v, const struct pv_bounce *b)
     sp = (sp & ~15ul) - n * sizeof *frame;
     if (user)
         pv_toggle_mode(v);
-    if (mmu_write(v, sp, frame, n * sizeof *frame, &f)) {
+    if (unlikely(mmu_write(v, sp, frame, n * sizeof *frame, &f))) {
+        char what[96];
         if (user)
             pv_toggle_mode(v);
-        pv_crash(v, "%s, and its frame cannot be written to the kernel's stack at %#lx", b->why, sp);
+        describe(b, what, sizeof what);
+        pv_crash(v, "%s, and its frame cannot be written to the kernel's stack at %#lx", what, sp);
         return false;
     }
     c->r[X86_RSP] = sp;
@@ -117,27 +137,14 @@ void pv_test_events(struct vcpu *v)
 
 /* ---- exceptions -------------------------------------------------------------------------------------------------- */
 
-static void describe(const struct x86_exception *e, char *why, unsigned size)
-{
-    int n = snprintf(why, size, "%s", vector_name(e->vector));
-    if (e->has_error)
-        n += snprintf(why + n, size - n, ", error code %#x", e->error);
-    const char *access = e->error & PFEC_insn ? "execution at" : e->error & PFEC_write ? "write to" : "read of";
-    if (e->vector == X86_PAGE)
-        n += snprintf(why + n, size - n, ", %s %#lx", access, e->cr2);
-    if (e->vector >= 32)
-        snprintf(why + n, size - n, " %#x", e->vector);
-}
-
 static void deliver(struct vcpu *v, const struct x86_exception *e)
 {
     struct x86_cpu *c = v->cpu;
     const struct trap_info *t = v->arch.traps ? &v->arch.traps[e->vector] : NULL;
-    char why[96];
     struct pv_bounce b = { .rip = t ? t->address : 0, .mask = t && (t->flags & 4), .has_error = e->has_error, .error = e->error,
-                           .why = why };
+                           .exception = e };
 
-    describe(e, why, sizeof why);
+    vcpu_trace(v, TRAP, (u64)e->vector << 32 | e->error, c->r[X86_RIP]);
     switch (e->vector) {
     case X86_DB:
         c->dr[6] |= e->cr2;

@@ -190,7 +190,8 @@ enum { CODE = 0x9b, DATA = 0x93, DPL3 = 3 << 5, TSS_BUSY = 0x8b };
 
 static u64 descriptor(u64 base, u64 limit, unsigned type, unsigned flags)       /* flags: bits 52-55 */
 {
-    return (limit & 0xffff) | (base & 0xffffff) << 16 | (u64)type << 40 | (limit >> 16 & 15) << 48 | (u64)flags << 52 | (base >> 24 & 0xff) << 56;
+    return (limit & 0xffff) | (base & 0xffffff) << 16 | (u64)type << 40 | (limit >> 16 & 15) << 48 | (u64)flags << 52 |
+           (base >> 24 & 0xff) << 56;
 }
 
 static void set_seg(struct x86_bare *b, struct x86_seg *s, u16 sel)
@@ -287,15 +288,16 @@ int xl_bare_read(struct x86_bare *b, u64 pa, void *bytes, u64 n)
 
 #define FIELD(text, field)      { text, offsetof(struct x86_cpu, field), sizeof_field(struct x86_cpu, field) }
 #define WORD(field)             FIELD(#field, field)
-#define SEGMENT(text, field)    FIELD(text ".sel", field.sel), FIELD(text ".attr", field.attr), FIELD(text ".limit", field.limit), FIELD(text ".base", field.base)
+#define SEGMENT(text, field)    FIELD(text ".sel", field.sel), FIELD(text ".attr", field.attr), FIELD(text ".limit", field.limit), \
+                                FIELD(text ".base", field.base)
 static const struct { const char *name; u16 offset, size; } REGS[] = {
-    FIELD("rax", r[0]), FIELD("rcx", r[1]), FIELD("rdx", r[2]), FIELD("rbx", r[3]), FIELD("rsp", r[4]), FIELD("rbp", r[5]), FIELD("rsi", r[6]),
-    FIELD("rdi", r[7]), FIELD("r8", r[8]), FIELD("r9", r[9]), FIELD("r10", r[10]), FIELD("r11", r[11]), FIELD("r12", r[12]), FIELD("r13", r[13]),
-    FIELD("r14", r[14]), FIELD("r15", r[15]), FIELD("rip", r[X86_RIP]), WORD(rflags),
+    FIELD("rax", r[0]), FIELD("rcx", r[1]), FIELD("rdx", r[2]), FIELD("rbx", r[3]), FIELD("rsp", r[4]), FIELD("rbp", r[5]),
+    FIELD("rsi", r[6]), FIELD("rdi", r[7]), FIELD("r8", r[8]), FIELD("r9", r[9]), FIELD("r10", r[10]), FIELD("r11", r[11]),
+    FIELD("r12", r[12]), FIELD("r13", r[13]), FIELD("r14", r[14]), FIELD("r15", r[15]), FIELD("rip", r[X86_RIP]), WORD(rflags),
     WORD(cr0), WORD(cr2), WORD(cr3), WORD(cr4), WORD(cr8), WORD(efer), FIELD("dr0", dr[0]), FIELD("dr1", dr[1]), FIELD("dr2", dr[2]),
     FIELD("dr3", dr[3]), FIELD("dr6", dr[6]), FIELD("dr7", dr[7]), WORD(cpl), WORD(mode), WORD(strict), WORD(slow),
-    SEGMENT("es", seg[0]), SEGMENT("cs", seg[1]), SEGMENT("ss", seg[2]), SEGMENT("ds", seg[3]), SEGMENT("fs", seg[4]), SEGMENT("gs", seg[5]),
-    SEGMENT("ldtr", ldtr), SEGMENT("tr", tr), WORD(gdtr.base), WORD(gdtr.limit), WORD(idtr.base), WORD(idtr.limit),
+    SEGMENT("es", seg[0]), SEGMENT("cs", seg[1]), SEGMENT("ss", seg[2]), SEGMENT("ds", seg[3]), SEGMENT("fs", seg[4]),
+    SEGMENT("gs", seg[5]), SEGMENT("ldtr", ldtr), SEGMENT("tr", tr), WORD(gdtr.base), WORD(gdtr.limit), WORD(idtr.base), WORD(idtr.limit),
     WORD(star), WORD(lstar), WORD(cstar), WORD(sfmask), WORD(kernel_gs_base), WORD(sysenter_cs), WORD(sysenter_esp), WORD(sysenter_eip),
     WORD(tsc_aux), WORD(pat), WORD(apic_base), FIELD("pdpte0", pdpte[0]), FIELD("pdpte1", pdpte[1]), FIELD("pdpte2", pdpte[2]),
     FIELD("pdpte3", pdpte[3]), WORD(pending_db), WORD(features), WORD(retired), WORD(undecoded), WORD(halted), WORD(shutdown),

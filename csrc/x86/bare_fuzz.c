@@ -1,8 +1,9 @@
 /* Hostile machines: any bytes as code, in any mode, with any register and page-table contents.
  *
  * Owns: xl_bare_fuzz. Called by: tests/property/test_x86_fuzz.py, `make fuzz`. Each machine is made from one seed and run three times
- * from the same state: in one go with the decode cache; in one go without it; instruction by instruction. Whatever the guest does, the three
- * end in the same state, after the same number of units of budget; the host survives (the sanitizer build looks at how). No locks.
+ * from the same state: in one go with the decode cache; in one go without it; instruction by instruction. Whatever the guest does,
+ * the three end in the same state, after the same number of units of budget; the host survives (the sanitizer build looks at how).
+ * No locks.
  */
 #include "x86/bare.h"
 
@@ -25,7 +26,8 @@ static void put(struct x86_bare *b, u64 pa, u64 value, unsigned size) { memcpy(b
 /* Numbers that matter: addresses of RAM, edges, MSR numbers, selectors. */
 static u64 any_value(struct rng *r)
 {
-    static const u64 EDGES[] = { 0, 1, ~0ul, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, 0x7fffffffffff, 0x800000000000, 0xffff800000000000,
+    static const u64 EDGES[] = { 0, 1, ~0ul, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, 0x7fffffffffff, 0x800000000000,
+                                 0xffff800000000000,
                                  0xffff7fffffffffff, 0x7ffffffffffff000, 0xfff, 0x1000, 0xffff, 0x10000, 0xfffff000, 1ul << 63 };
     static const u32 MSRS[] = { 0xc0000080, 0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102, 0xc0000103,
                                 0x10, 0x1b, 0x174, 0x175, 0x176, 0x277, 0x1d9 };
@@ -205,7 +207,8 @@ static void any_state(struct rng *r, struct x86_bare *b)
     if (chance(r, 40))
         c->cr0 ^= rng_u64(r) & (X86_CR0_WP | X86_CR0_AM | X86_CR0_TS | X86_CR0_EM | X86_CR0_NE | X86_CR0_MP);
     if (chance(r, 30))
-        c->cr4 ^= rng_u64(r) & (X86_CR4_TSD | X86_CR4_DE | X86_CR4_PGE | X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_VME | X86_CR4_PVI);
+        c->cr4 ^= rng_u64(r) & (X86_CR4_TSD | X86_CR4_DE | X86_CR4_PGE | X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_VME |
+                                X86_CR4_PVI);
     if (chance(r, 20)) {
         for (unsigned n = 0; n < 4; n++)
             c->dr[n] = chance(r, 50) ? CODE + below(r, CODE_END - CODE) : any_value(r);
@@ -213,7 +216,8 @@ static void any_state(struct rng *r, struct x86_bare *b)
     }
     for (unsigned s = 0; s < X86_NR_SEGS; s++)
         if (s != X86_CS && chance(r, 4))
-            c->seg[s] = (struct x86_seg){ (u16)any_value(r), (u16)(rng_u64(r) & 0x8fff), (u32)any_value(r), c->mode == 64 ? below(r, RAM) : (u32)any_value(r) };
+            c->seg[s] = (struct x86_seg){ (u16)any_value(r), (u16)(rng_u64(r) & 0x8fff), (u32)any_value(r),
+                                          c->mode == 64 ? below(r, RAM) : (u32)any_value(r) };
     c->star = (u64)XL_BARE_CS0 << 32 | 0x13ul << 48;
     c->lstar = c->cstar = c->sysenter_eip = CODE + below(r, CODE_END - CODE);
     c->sysenter_cs = XL_BARE_CS0, c->sysenter_esp = XL_BARE_STACK;
@@ -264,9 +268,9 @@ static u64 run(struct x86_bare *b, u64 step)
     return left;
 }
 
-#define STATE(X) X(r) X(rflags) X(lin_base) X(tlb_set) X(mode) X(cpl) X(long_mode) X(real) X(strict) X(slow) X(retired) X(seg) X(ldtr) X(tr) \
-    X(gdtr.base) X(gdtr.limit) X(idtr.base) X(idtr.limit) X(cr0) X(cr2) X(cr3) X(cr4) X(cr8) X(efer) X(dr) X(pending_db) X(star) X(lstar) X(cstar) X(sfmask) X(kernel_gs_base) \
-    X(sysenter_cs) X(sysenter_esp) X(sysenter_eip) X(tsc_aux) X(pat) X(apic_base) X(pdpte) X(halted) X(shutdown) X(delivering) X(undecoded) X(fx)
+#define STATE(X) X(r) X(rflags) X(lin_base) X(tlb_set) X(mode) X(cpl) X(long_mode) X(real) X(strict) X(slow) X(retired) X(seg) X(ldtr) \
+    X(tr) X(gdtr.base) X(gdtr.limit) X(idtr.base) X(idtr.limit) X(cr0) X(cr2) X(cr3) X(cr4) X(cr8) X(efer) X(dr) X(pending_db) X(star) \
+    X(lstar) X(cstar) X(sfmask) X(kernel_gs_base) X(sysenter_cs) X(sysenter_esp) X(sysenter_eip) X(tsc_aux) X(pat) X(apic_base) X(pdpte) X(halted) X(shutdown) X(delivering) X(undecoded) X(fx)
 
 static const char *state_differs(const struct x86_cpu *a, const struct x86_cpu *b)
 {
@@ -288,8 +292,8 @@ static const char *state_broken(const struct x86_bare *b)
         return "rip is wider than the mode";
     if (c->long_mode != (c->efer & X86_EFER_LMA) >> 10 || (c->mode == 64 && !c->long_mode))
         return "EFER.LMA and the mode";
-    if (c->cpl != (c->seg[X86_CS].sel & 3) && !c->real)
-        return "CPL is not that of CS";
+    if (c->cpl > 3 || c->tlb_set != (c->cpl == 3) || (c->rflags & X86_VM && c->cpl != 3))
+        return "CPL and what follows from it";
     for (unsigned n = 0; n < 2 * TLB_ENTRIES; n++) {
         const struct tlb_entry *e = &b->tlb.e[n / TLB_ENTRIES][n % TLB_ENTRIES];
         u64 generation = b->tlb.generation;

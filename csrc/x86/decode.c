@@ -23,7 +23,8 @@ struct operand_code { u8 how, kind, size, reg; };
 #define FIXED(n, r)  { H_FIXED, X86_REG, n, r }
 #define SEG(s)       { H_FIXED, X86_SEG, 2, s }
 static const struct operand_code operand_codes[OP_NR] = {
-    [OP_Eb] = RM(1), [OP_Ew] = RM(2), [OP_Ed] = RM(4), [OP_Eq] = RM(8), [OP_Ev] = RM(SZ_V), [OP_Ey] = RM(SZ_Y), [OP_Ez] = RM(SZ_Z), [OP_E64] = RM(SZ_V),
+    [OP_Eb] = RM(1), [OP_Ew] = RM(2), [OP_Ed] = RM(4), [OP_Eq] = RM(8), [OP_Ev] = RM(SZ_V), [OP_Ey] = RM(SZ_Y), [OP_Ez] = RM(SZ_Z),
+    [OP_E64] = RM(SZ_V),
     [OP_Gb] = REG(1), [OP_Gw] = REG(2), [OP_Gd] = REG(4), [OP_Gv] = REG(SZ_V), [OP_Gy] = REG(SZ_Y), [OP_Gq] = REG(8),
     [OP_Ib] = { H_IMM, X86_IMM, 1, 0 }, [OP_Iw] = { H_IMM, X86_IMM, 2, 0 }, [OP_Iv] = { H_IMM, X86_IMM, SZ_V, 0 },
     [OP_Ibs] = { H_SIGNED, X86_IMM, 1, 0 }, [OP_Iz] = { H_SIGNED, X86_IMM, SZ_Z, 0 }, [OP_Iw2b] = { H_IMM2, X86_IMM2, 1, 0 },
@@ -36,14 +37,17 @@ static const struct operand_code operand_codes[OP_NR] = {
     [OP_Sw] = { H_REG, X86_SEG, 2, 0 }, [OP_Cd] = { H_REG, X86_CR, SZ_R, 0 }, [OP_Dd] = { H_REG, X86_DR, SZ_R, 0 },
     [OP_Zb] = { H_OPCODE, X86_REG, 1, 0 }, [OP_Zv] = { H_OPCODE, X86_REG, SZ_V, 0 }, [OP_Z64] = { H_OPCODE, X86_REG, SZ_V, 0 },
     [OP_By] = { H_VVVV, X86_REG, SZ_Y, 0 },
-    [OP_AL] = FIXED(1, X86_RAX), [OP_AX] = FIXED(2, X86_RAX), [OP_CL] = FIXED(1, X86_RCX), [OP_DX] = FIXED(2, X86_RDX), [OP_rAX] = FIXED(SZ_V, X86_RAX), [OP_eAX] = FIXED(SZ_Z, X86_RAX),
-    [OP_ES] = SEG(X86_ES), [OP_CS] = SEG(X86_CS), [OP_SS] = SEG(X86_SS), [OP_DS] = SEG(X86_DS), [OP_FS] = SEG(X86_FS), [OP_GS] = SEG(X86_GS),
+    [OP_AL] = FIXED(1, X86_RAX), [OP_AX] = FIXED(2, X86_RAX), [OP_CL] = FIXED(1, X86_RCX), [OP_DX] = FIXED(2, X86_RDX),
+    [OP_rAX] = FIXED(SZ_V, X86_RAX), [OP_eAX] = FIXED(SZ_Z, X86_RAX),
+    [OP_ES] = SEG(X86_ES), [OP_CS] = SEG(X86_CS), [OP_SS] = SEG(X86_SS), [OP_DS] = SEG(X86_DS),
+    [OP_FS] = SEG(X86_FS), [OP_GS] = SEG(X86_GS),
     [OP_Xb] = { H_STRING, X86_NONE, 1, 0 }, [OP_Xv] = { H_STRING, X86_NONE, SZ_V, 0 }, [OP_Xz] = { H_STRING, X86_NONE, SZ_Z, 0 },
     [OP_Yb] = { H_STRING, X86_NONE, 1, 0 }, [OP_Yv] = { H_STRING, X86_NONE, SZ_V, 0 }, [OP_Yz] = { H_STRING, X86_NONE, SZ_Z, 0 },
     [OP_Vx] = { H_REG, X86_XMM, 16, 0 }, [OP_Vd] = { H_REG, X86_XMM, 4, 0 }, [OP_Vq] = { H_REG, X86_XMM, 8, 0 },
-    [OP_Wx] = { H_RM, X86_XMM, 16, 0 }, [OP_Wq] = { H_RM, X86_XMM, 8, 0 }, [OP_Wd] = { H_RM, X86_XMM, 4, 0 }, [OP_Ww] = { H_RM, X86_XMM, 2, 0 },
-    [OP_Wb] = { H_RM, X86_XMM, 1, 0 }, [OP_Ux] = { H_RM_REG, X86_XMM, 16, 0 },
-    [OP_Pq] = { H_REG, X86_MMX, 8, 0 }, [OP_Qq] = { H_RM, X86_MMX, 8, 0 }, [OP_Qd] = { H_RM, X86_MMX, 4, 0 }, [OP_Nq] = { H_RM_REG, X86_MMX, 8, 0 },
+    [OP_Wx] = { H_RM, X86_XMM, 16, 0 }, [OP_Wq] = { H_RM, X86_XMM, 8, 0 }, [OP_Wd] = { H_RM, X86_XMM, 4, 0 },
+    [OP_Ww] = { H_RM, X86_XMM, 2, 0 }, [OP_Wb] = { H_RM, X86_XMM, 1, 0 }, [OP_Ux] = { H_RM_REG, X86_XMM, 16, 0 },
+    [OP_Pq] = { H_REG, X86_MMX, 8, 0 }, [OP_Qq] = { H_RM, X86_MMX, 8, 0 }, [OP_Qd] = { H_RM, X86_MMX, 4, 0 },
+    [OP_Nq] = { H_RM_REG, X86_MMX, 8, 0 },
     [OP_ST] = { H_FIXED, X86_ST, 10, 0 }, [OP_STi] = { H_RM_REG, X86_ST, 10, 0 }, [OP_XMM0] = { H_FIXED, X86_XMM, 16, 0 },
 };
 
@@ -347,7 +351,7 @@ static unsigned insn_size(const struct decoder *d, const struct x86_form *f)
                 fixed = size_of(d, o->size);
             continue;
         }
-        if (o->how == H_IMM || o->how == H_SIGNED || o->how == H_ONE || o->how == H_IMM2 || o->how == H_REL || o->how == H_FAR || f->operand[k] == OP_DX)
+        if (o->kind == X86_IMM || o->kind == X86_IMM2 || o->kind == X86_REL || o->kind == X86_FAR || f->operand[k] == OP_DX)
             continue;
         if (o->size == SZ_V || o->size == SZ_Z || o->size == SZ_Y || o->size == SZ_R)
             return size_of(d, o->size);

@@ -18,7 +18,8 @@
 #include "machine/frame.h"
 #include "x86/mem.h"
 
-enum { ICACHE_ENTRIES = 32768, ICACHE_PLACES = 1 << 17, FETCH = 16 };
+enum { FETCH = 16, ICACHE_BYTES = 4 << 20 /* in all: arenas hand out powers of two */, ICACHE_PLACES = 1 << 17,
+       ICACHE_ENTRIES = (ICACHE_BYTES - 2 * ICACHE_PLACES - 64) / 128 };
 
 struct icache_entry {
     struct x86_insn insn;
@@ -37,7 +38,7 @@ struct icache {
     u32 hand;                   /* the next entry to overwrite */
     u64 features;               /* of the CPU when it decoded them */
 };
-STATIC_ASSERT(sizeof(struct icache_entry) == 128 && ICACHE_ENTRIES <= 1 << 16);
+STATIC_ASSERT(sizeof(struct icache_entry) == 128 && sizeof(struct icache) <= ICACHE_BYTES && ICACHE_ENTRIES <= 1 << 16);
 
 struct icache *x86_icache_size_hint(u64 *bytes)
 {

@@ -26,12 +26,14 @@ import bench_events  # noqa: E402
 import bench_grants  # noqa: E402
 import bench_life  # noqa: E402
 import bench_mm  # noqa: E402
+import bench_native  # noqa: E402
 import bench_python  # noqa: E402
 import bench_rings  # noqa: E402
+import bench_x86  # noqa: E402
 from harness import MET, RUNS, Row, Size, measure_all, table  # noqa: E402
 
 #: Their cases take turns; floors stand first.
-MODULES = [bench_core, bench_mm, bench_events, bench_grants, bench_python, bench_life]
+MODULES = [bench_core, bench_mm, bench_events, bench_grants, bench_python, bench_life, bench_x86, bench_native]
 
 
 def selected(names: list[str], pattern: str | None) -> list[str]:

@@ -24,6 +24,8 @@ PROMISED = {
     "block from a file, 512 B": ("requests/s", False), "block, Python guest, one at a time": ("requests/s", False),
     "xenstore read in process": ("ops/s", False), "xenstore read over the socket": ("ops/s", False),
     "create, first line, destroy": ("ms", True), "memory each": ("KiB", False), "events machine": ("steps/s", True),
+    "interpreter, mix": ("M insns/s", True), "interpreter, time against native": ("x", False), "interpreter, all kernels in a C guest": ("M insns/s", True),
+    "xenlike run of a C guest, to its first line": ("ms", True), "create a C guest": ("ms", True), "event round trip of two C guests": ("ns", False),
     "floor: C call": ("ns", False), "floor: memcpy 4 KiB, one page": ("ns", False), "floor: pread 512 B": ("ns", False),
 }
 

@@ -7,14 +7,17 @@ import random
 import re
 
 import pytest
+from c_images import need_tools
 
 from xenlike import demo
-from xenlike.demo import guests
+from xenlike.demo import guests, native, python_guests, stage
+
+PYTHON = ["--parts", "python", "--size", "1M", "--rounds", "20"]
 
 
 def test_all_checks_hold(capsys):
     """The demonstration would show something else than what the disk holds, or not say so."""
-    assert demo.main(["--size", "1M", "--rounds", "20"]) == 0
+    assert demo.main(PYTHON) == 0
     out = capsys.readouterr().out
     assert out.endswith("All checks hold.\n") and "FAILED" not in out
     content = random.Random(0).randbytes(1 << 20)
@@ -59,15 +62,54 @@ class DoesNotWait(guests.Pong):
 ])
 def test_it_notices(monkeypatch, capsys, which, fake, text):
     """Its checks could not fail."""
-    monkeypatch.setattr(demo, which, fake)
-    monkeypatch.setattr(demo, "_PATIENCE", 1.0)
-    assert demo.main(["--size", "1M", "--rounds", "20"]) == 1
+    monkeypatch.setattr(python_guests, which, fake)
+    monkeypatch.setattr(stage, "PATIENCE", 1.0)
+    assert demo.main(PYTHON) == 1
     out = capsys.readouterr().out
     assert re.search(text, out), out
     assert re.search(r"\d checks FAILED\.$", out)
 
 
-@pytest.mark.parametrize("words", [["--size", "512K"], ["--size", "plenty"], ["--rounds", "0"]])
+def test_a_guest_in_c(capsys):
+    """The guest in C would not be built, not run, or not speak the ABI of the one in Python."""
+    need_tools()
+    assert demo.main(["--parts", "c"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"C with C: there and back +ok\n    1000 round trips, .* ping ran \d+,\d{3} instructions", out), out
+    assert re.search(r"C with Python: there and back +ok", out), out
+
+
+def test_a_guest_in_c_that_is_wrong_is_noticed(monkeypatch, capsys):
+    """Its checks could not fail."""
+    need_tools()
+    monkeypatch.setattr(native, "ROUNDS", 999)
+    assert demo.main(["--parts", "c"]) == 1
+    assert "there and back             FAILED" in re.sub(r" +FAILED", "             FAILED", capsys.readouterr().out)
+
+
+def test_grub(capsys):
+    """GRUB would not come to its prompt, or what it reads would not be what the disk holds; or its console would be unreadable."""
+    if isinstance(why := native.find_grub(None), str):
+        pytest.skip(why)
+    assert demo.main(["--parts", "grub"]) == 0
+    out = capsys.readouterr().out
+    assert "  | grub> ls\n  | (memdisk) (proc) (xen/xvda)\n" in out and "  | poem.txt boot/\n" in out, out
+    assert "\x1b" not in out and "\r" not in out
+    assert re.search(r"what cat shows is in the file +ok\n  SHA-256 of a file of 107 KiB +ok\n", out), out
+
+
+def test_what_is_missing_is_named(monkeypatch, tmp_path, capsys):
+    """On a machine without gcc or GRUB the demo would fail, or leave them out silently."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(native, "_ROOT", tmp_path)             # as if installed: no tests beside it
+    monkeypatch.setattr(native, "_GRUB", native.Path("no/such/grub.bin"))
+    assert demo.main(["--parts", "c,grub"]) == 0
+    out = capsys.readouterr().out
+    assert "not installed: make, gcc, ld, ar" in out and "apt install grub-xen-host, or name its grub-x86_64-xen.bin with --grub" in out
+    assert "Left out: the guest in C, GRUB." in out
+
+
+@pytest.mark.parametrize("words", [["--size", "512K"], ["--size", "plenty"], ["--rounds", "0"], ["--parts", "java"]])
 def test_usage(words, capsys):
     """A wrong argument would run something else."""
     with pytest.raises(SystemExit) as end:

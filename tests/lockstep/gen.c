@@ -1,7 +1,7 @@
 /* Random instruction sequences out of the table of forms.
  *
- * Owns: how an encoding of a form is chosen, what is put before it so that it does something, and which flags it leaves undefined. Called by:
- * lockstep.c. Bytes are random; x86_decode says whether they are the form that was wanted, so nothing is encoded twice over.
+ * Owns: how an encoding of a form is chosen, what is put before it so that it does something, and which flags it leaves undefined. Called
+ * by: lockstep.c. Bytes are random; x86_decode says whether they are the form that was wanted, so nothing is encoded twice over.
  */
 #include "lockstep.h"
 
@@ -29,10 +29,12 @@ static u64 interesting(struct rng *r)
 /* Bits of floating-point numbers worth a try, as float, double and the parts of an extended. */
 static u64 interesting_fp(struct rng *r)
 {
-    static const u64 values[] = { 0, 0x8000000000000000ul, 0x3ff0000000000000ul, 0xbff0000000000000ul, 0x7ff0000000000000ul, 0xfff0000000000000ul,
-                                  0x7ff8000000000000ul, 0x7ff0000000000001ul, 0x000fffffffffffff, 1, 0x43e0000000000000ul, 0xc3e0000000000000ul,
-                                  0x3f8000003f800000ul, 0x7f8000007f800000ul, 0x7fc000007f800001ul, 0x0000000180000001ul, 0x4f0000004f000000ul,
-                                  0x7fefffffffffffff, 0x3fe0000000000000ul, 0x4330000000000001ul };
+    static const u64 values[] = {
+        0, 0x8000000000000000ul, 0x3ff0000000000000ul, 0xbff0000000000000ul, 0x7ff0000000000000ul, 0xfff0000000000000ul,
+        0x7ff8000000000000ul, 0x7ff0000000000001ul, 0x000fffffffffffff, 1, 0x43e0000000000000ul, 0xc3e0000000000000ul,
+        0x3f8000003f800000ul, 0x7f8000007f800000ul, 0x7fc000007f800001ul, 0x0000000180000001ul, 0x4f0000004f000000ul,
+        0x7fefffffffffffff, 0x3fe0000000000000ul, 0x4330000000000001ul,
+    };
     return rng_chance(r, 70) ? values[rng_below(r, ARRAY_SIZE(values))] : rng_next(r);
 }
 
@@ -210,7 +212,7 @@ static u64 address(struct rng *r)
     return rng_below(r, 2) ? 0x0000800000000000ul - rng_below(r, 16) : 0xdead000000000000ul;
 }
 
-/* modrm (reg given), SIB and displacement for `va`, with the registers set up in the unit before. Bytes go to out; fixes are relative to it. */
+/* modrm (reg given), SIB and displacement for `va`, with the registers set up in the unit before. */
 struct memory { u8 bytes[6], len, rexbits; bool rip; u64 va; };
 
 static struct memory memory_operand(struct rng *r, struct ls_unit *u, u8 reg, u64 va, bool rip, bool setup)
@@ -337,7 +339,8 @@ static bool try_unit(struct rng *r, struct ls_unit *u, unsigned n, int target)
     }
 
     if (kind & K_MXCSR) {                               /* AMD has a bit 17 */
-        u32 mxcsr = rng_chance(r, 70) ? (u32)rng_next(r) & 0xffff : rng_chance(r, 50) ? 0x1f80 : 0x10000u << (rng_chance(r, 50) ? 0 : 2 + rng_below(r, 13));
+        u32 reserved = 0x10000u << (rng_chance(r, 50) ? 0 : 2 + rng_below(r, 13));
+        u32 mxcsr = rng_chance(r, 70) ? (u32)rng_next(r) & 0xffff : rng_chance(r, 50) ? 0x1f80 : reserved;
         u8 store[10] = { 0xc7, 0x05 };                  /* movl $mxcsr, va(%rip) */
         va = DATA_VA + rng_below(r, (DATA_SIZE - 512) / 16) * 16 + (rng_chance(r, 90) ? 0 : rng_below(r, 16));
         memcpy(store + 6, &mxcsr, 4);
@@ -498,7 +501,9 @@ void gen_sequence(struct rng *r, struct ls_sequence *s, unsigned max_units)
     gen_data(r, (u8 *)fx->xmm, sizeof fx->xmm);
     for (unsigned k = 0; k < 8; k++) {
         u64 mantissa = rng_chance(r, 50) ? 1ul << 63 : rng_next(r) | (rng_chance(r, 90) ? 1ul << 63 : 0);
-        u16 exponent = rng_chance(r, 70) ? (u16)(0x3fff + rng_below(r, 80) - 40) : rng_chance(r, 50) ? (u16)rng_next(r) : rng_chance(r, 50) ? 0x7fff : 0;
+        u16 exponent = (u16)(0x3fff + rng_below(r, 80) - 40);
+        if (rng_chance(r, 30))
+            exponent = rng_chance(r, 50) ? (u16)rng_next(r) : rng_chance(r, 50) ? 0x7fff : 0;
         exponent |= rng_chance(r, 50) ? 0x8000 : 0;
         memcpy(fx->st[k].b, &mantissa, 8);
         memcpy(fx->st[k].b + 8, &exponent, 2);
@@ -508,8 +513,8 @@ void gen_sequence(struct rng *r, struct ls_sequence *s, unsigned max_units)
         fx->fcw |= 0x300;
     fx->fsw = (u16)(rng_below(r, 8) << 11 | (rng_next(r) & 0x4700));
     fx->ftw = rng_chance(r, 50) ? (u8)rng_next(r) : rng_chance(r, 50) ? 0xff : 0;
-    fx->mxcsr = (rng_chance(r, r->calm ? 99 : 85) ? 0x1f80 : rng_below(r, 64) << 7) | rng_below(r, 4) << 13 | (rng_chance(r, 10) ? 0x8000 : 0) |
-                (rng_chance(r, 10) ? 0x40 : 0) | (rng_chance(r, 20) ? rng_below(r, 64) : 0);
+    fx->mxcsr = (rng_chance(r, r->calm ? 99 : 85) ? 0x1f80 : rng_below(r, 64) << 7) | rng_below(r, 4) << 13;
+    fx->mxcsr |= (rng_chance(r, 10) ? 0x8000 : 0) | (rng_chance(r, 10) ? 0x40 : 0) | (rng_chance(r, 20) ? rng_below(r, 64) : 0);
     s->offset = rng_chance(r, 50) ? rng_below(r, 64) : PAGE_SIZE - rng_below(r, 200);
 }
 

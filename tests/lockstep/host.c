@@ -1,8 +1,8 @@
 /* Runs sequences on this CPU: lockstep-host <fd of struct ls_shared> <fd to read> <fd to write>.
  *
  * Owns: a process that is nothing but the memory of lockstep.h, a signal handler on its own stack, and the shared batch. Each sequence
- * ends in a signal (the int3 behind it, or its fault); the handler records the state the kernel saved, makes the kernel's image that of the next
- * sequence, and returns into it: one trip through the kernel each. seccomp's strict mode leaves read, write, _exit and sigreturn.
+ * ends in a signal (the int3 behind it, or its fault); the handler records the state the kernel saved, makes the kernel's image that of the
+ * next sequence, and returns into it: one trip through the kernel each. seccomp's strict mode leaves read, write, _exit and sigreturn.
  * A byte is read from the parent before each batch and written after it. Registers FS and GS point into the data, so nothing here may use
  * thread-local storage once it has begun.
  */

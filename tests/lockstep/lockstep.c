@@ -6,8 +6,9 @@
  * --plant MNEMONIC: the interpreter's rax is made wrong wherever a sequence holds that instruction: shows that a defect would be found.
  * --step: x86_run is called for one instruction at a time. --no-icache: without the cache of decoded instructions.
  *
- * Owns: the comparison and its tables of what is not compared. Batches of sequences go to host.c's process through shared memory; while it runs one
- * batch this process runs the same on the interpreter. A sequence that differs is cut down: units are dropped as long as it still differs.
+ * Owns: the comparison and its tables of what is not compared. Batches of sequences go to host.c's process through shared memory; while it
+ * runs one batch this process runs the same on the interpreter. A sequence that differs is cut down: units are dropped as long as
+ * it still differs.
  * Exit status: 0 all equal, 1 differences, 2 the programs themselves failed.
  */
 #define _GNU_SOURCE
@@ -170,10 +171,11 @@ static void interp_run(const struct ls_sequence *s, const struct ls_job *job, co
 
 /* ---- comparing --------------------------------------------------------------------------------------------------- */
 
-static const char *const NAMES[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15" };
+static const char *const NAMES[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+                                       "r14", "r15" };
 
-/* An unmasked underflow or overflow: whether PE is set too depends on the unbounded result, which the interpreter does not have. The products
- * and sums of dpps raise one by one in an order of the CPU's. */
+/* An unmasked underflow or overflow: whether PE is set too depends on the unbounded result, which the interpreter does not have. The
+ * products and sums of dpps raise one by one in an order of the CPU's. */
 enum { MXCSR_PE = 1 << 5, MXCSR_FLAGS = 0x3f };
 
 /* What the architecture leaves open where the sequence ended. */
@@ -234,15 +236,16 @@ static bool differs(const struct ls_result *a, const struct ls_result *b, struct
     if ((a->s.rflags ^ b->s.rflags) & flags)
         SAY("flags         CPU %#lx interpreter %#lx, of those that are defined\n", a->s.rflags & flags, b->s.rflags & flags);
     if (fa->fcw != fb->fcw || fa->fsw != fb->fsw || fa->ftw != fb->ftw || (fa->mxcsr ^ fb->mxcsr) & ~open.mxcsr)
-        SAY("fcw fsw ftw mxcsr  CPU %04x %04x %02x %08x interpreter %04x %04x %02x %08x\n", fa->fcw, fa->fsw, fa->ftw, fa->mxcsr, fb->fcw, fb->fsw,
-            fb->ftw, fb->mxcsr);
+        SAY("fcw fsw ftw mxcsr  CPU %04x %04x %02x %08x interpreter %04x %04x %02x %08x\n", fa->fcw, fa->fsw, fa->ftw, fa->mxcsr, fb->fcw,
+            fb->fsw, fb->ftw, fb->mxcsr);
     for (unsigned n = 0; n < 8; n++)
         if (memcmp(fa->st[n].b, fb->st[n].b, 10))
             SAY("st%u           CPU %04x:%016lx interpreter %04x:%016lx\n", n, *(const u16 *)(fa->st[n].b + 8), *(const u64 *)fa->st[n].b,
                 *(const u16 *)(fb->st[n].b + 8), *(const u64 *)fb->st[n].b);
     for (unsigned n = 0; n < 16; n++)
         if (memcmp(fa->xmm[n].b, fb->xmm[n].b, 16))
-            SAY("xmm%-2u         CPU %016lx:%016lx interpreter %016lx:%016lx\n", n, ((const u64 *)fa->xmm[n].b)[1], ((const u64 *)fa->xmm[n].b)[0],
+            SAY("xmm%-2u         CPU %016lx:%016lx interpreter %016lx:%016lx\n", n, ((const u64 *)fa->xmm[n].b)[1],
+                ((const u64 *)fa->xmm[n].b)[0],
                 ((const u64 *)fb->xmm[n].b)[1], ((const u64 *)fb->xmm[n].b)[0]);
     if (memcmp(a->data, b->data, DATA_SIZE))
         for (unsigned n = 0, shown = 0; n < DATA_SIZE && shown < 6; n += 8)
@@ -405,7 +408,8 @@ static void worker(struct totals *t, u64 first, u64 n)
 static void parse(int argc, char **argv)
 {
     static const struct option options[] = {
-        { "sequences", 1, NULL, 'n' }, { "seed", 1, NULL, 's' }, { "form", 1, NULL, 'f' }, { "jobs", 1, NULL, 'j' }, { "max-length", 1, NULL, 'l' },
+        { "sequences", 1, NULL, 'n' }, { "seed", 1, NULL, 's' }, { "form", 1, NULL, 'f' }, { "jobs", 1, NULL, 'j' },
+        { "max-length", 1, NULL, 'l' },
         { "differences", 1, NULL, 'd' }, { "verbose", 0, NULL, 'v' }, { "histogram", 0, NULL, 'h' }, { "host", 1, NULL, 'x' },
         { "plant", 1, NULL, 'p' }, { "step", 0, NULL, 'S' }, { "no-icache", 0, NULL, 'C' }, { 0 },
     };
@@ -481,6 +485,7 @@ int main(int argc, char **argv)
     for (unsigned n = 0; n < 32; n++)
         if (t->by_vector[n])
             printf(" #%u: %lu", n, t->by_vector[n]);
-    printf("; %lu not ended; %lu differences; %.1f s\n", t->hung, t->differences, (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9);
+    double seconds = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
+    printf("; %lu not ended; %lu differences; %.1f s\n", t->hung, t->differences, seconds);
     return failed ? 2 : t->differences ? 1 : 0;
 }

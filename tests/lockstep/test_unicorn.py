@@ -203,7 +203,8 @@ def explain(t: Trial) -> str | None:
             return reason
     names = [*NAMES, "EIP", "EFLAGS", *"ES CS SS DS FS GS".split()]
     lines = [f"{t.bits}-bit {t.code.hex()} {t.mnemonic}: vector ours {t.ours.vector} theirs {t.theirs.vector}"]
-    lines += [f"    {n}: before {t.before[k] if k < 8 else t.before[8] if k == 9 else 0:#x} ours {x:#x} theirs {y:#x}" for k, (n, x, y) in enumerate(zip(names, a, b)) if x != y]
+    before = [*t.before[:8], CODE, t.before[8], *[0] * 6]
+    lines += [f"    {n}: before {was:#x} ours {x:#x} theirs {y:#x}" for n, was, x, y in zip(names, before, a, b) if x != y]
     lines += [f"    [{k:#x}]: ours {mine[k]:#x} theirs {other[k]:#x}" for k in range(RAM) if mine[k] != other[k]][:6]
     return "new: " + "\n".join(lines)
 

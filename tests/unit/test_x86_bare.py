@@ -91,7 +91,7 @@ def entry_values(kind: str, target: int, *, leaf: bool, ps: bool) -> st.SearchSt
     flags = st.sampled_from([7] * 10 + [1, 3, 5, 6, 0])
     upper = st.sampled_from([0, 0x20, 0x60, 0x100] if leaf else [0, 0x20, 0x100])
     large = st.sampled_from([0] * 4 + ([] if leaf or not ps else [0x80, 0x80 | 1 << 13, 0x80 | 0x400000]))
-    return st.builds(lambda f, u, w, l: (target if not l else l & ~0x80 | target & ~0x3FFFFF | 0x80) | f | u | w, flags, upper, wide, large)
+    return st.builds(lambda f, u, w, ps: (ps | target & ~0x3FFFFF if ps else target) | f | u | w, flags, upper, wide, large)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -323,12 +323,12 @@ def test_self_modifying_code(at: int) -> None:
 
 def test_same_bytes_in_other_modes() -> None:
     """A cached decode would be used for another code size, or for another privilege level."""
-    m = Machine(64, deliver=True)
-    m.code("mov eax, 0x11111111\n retfq", at=0x3000, enter=False)          # 16-bit: mov ax, 0x1111 ...
-    m.write(0x3000, bytes.fromhex("b811111111") + bytes.fromhex("48cb"))
-    m.code(f"mov rax, -1\n push {lib.XL_BARE_CS0}\n lea rbx, [rip + back]\n push rbx\n push {lib.XL_BARE_CS0_64}\n push 0x3000\n retfq\n back: hlt")
-    m.run()
-    assert m["rax"] == 0x11111111
+    m = Machine()
+    m.write(0x3000, bytes.fromhex("b811223344"))    # mov eax, 0x44332211; 16-bit: mov ax, 0x2211
+    for attr, rip, rax in ((0xA9B, 0x3005, 0x44332211), (0x09B, 0x3003, 0xFFFFFFFFFFFF2211), (0xC9B, 0x3005, 0x44332211)):
+        m["cs.attr"], m["rip"], m["rax"] = attr, 0x3000, -1
+        assert m.run(1) == "budget"
+        assert (m["rip"], m["rax"]) == (rip, rax), hex(attr)
     m = Machine(64, 3)
     m.code("hlt")
     assert m.trap()[:2] == (GP, 0)

@@ -1,0 +1,2 @@
+/* The benchmark's kernels, with the options of a C guest. */
+#include "../x86_kernels.c"
