@@ -3,23 +3,26 @@
 #   PYTHON=python3.12      the interpreter that .venv is made with
 #   PYTEST="-k events -x"  more arguments for pytest
 #   BENCH="--quick"        more arguments for the benchmarks
+#   LOCKSTEP="--seed 7"    more arguments for lockstep
 #   FUZZ="--minutes 60"    more arguments for the fuzzers
 
 PYTHON ?= python3
 PYTEST ?=
 BENCH  ?=
+LOCKSTEP ?=
 FUZZ   ?=
 VENV   := .venv
 PY     := $(VENV)/bin/python
 CSRC   := $(shell find csrc -name '*.[ch]' -o -name '*.def') xenlike/_build.py
 
-.PHONY: help build demo test bench wheel-test asan-test fuzz clean
+.PHONY: help build demo test bench lockstep wheel-test asan-test fuzz clean
 
 help:
 	@echo 'make build       set up $(VENV) and build the C core; the command is then $(VENV)/bin/xenlike'
-	@echo 'make demo        two guests on a real disk image'
+	@echo 'make demo        guests in Python and C, and GRUB, with real disks'
 	@echo 'make test        all tests'
 	@echo 'make bench       what is measured, as a table and in build/bench.json'
+	@echo 'make lockstep    ten million random sequences on this CPU and on the interpreter (docs/lockstep.md)'
 	@echo 'make asan-test   tests of the core on a build with AddressSanitizer and UBSan (docs/sanitizers.md)'
 	@echo 'make fuzz        the fuzzers with fresh seeds, for five minutes'
 	@echo 'make wheel-test  source distribution and wheel: build, install, use'
@@ -36,6 +39,10 @@ test: build
 bench: build
 	@mkdir -p build
 	$(PY) tests/bench --json build/bench.json $(BENCH)
+
+lockstep:
+	tests/lockstep/build.sh build/lockstep
+	build/lockstep/lockstep --sequences 10000000 --jobs $$(nproc | awk '{ print $$1 > 16 ? 16 : $$1 }') $(LOCKSTEP)
 
 asan-test: build
 	PYTHON=$(abspath $(PY)) scripts/asan_test.sh $(PYTEST)

@@ -60,8 +60,7 @@ int xl_vcpu_set_state(struct vcpu *v, const struct xl_cpu_state *in)
     c->seg[X86_GS].base = in->gs_base;
     c->kernel_gs_base = in->kernel_gs_base;
     memcpy(&c->fx, in->fx, sizeof c->fx);
-    c->fx.mxcsr &= 0xffff;
-    c->fx.mxcsr_mask = 0xffff;
+    x86_fx_sanitize(&c->fx);
     pv_set_regs(v, &in->regs);
     return 0;
 }

@@ -28,6 +28,7 @@ FUZZERS: dict[str, tuple[list[str], dict[str, str], str]] = {
                 "5 programs for each stress of real threads"),
     "x86": (["property/test_x86_fuzz.py"], {"XENLIKE_X86_MACHINES": "20000", "XENLIKE_X86_SEED": "{seed}"},
             "20,000 hostile bare machines, each run three ways"),
+    "pv": (["unit/test_pv_fuzz.py"], {"XENLIKE_PV_PROGRAMS": "2000", "XENLIKE_PV_SEED": "{seed}"}, "2,000 hostile PV kernels of machine code"),
     "store": (["property/test_store_fuzz.py", "property/test_store_machine.py"], {}, "xenstore messages and histories"),
     "images": (["property/test_loader_fuzz.py"], {"XENLIKE_EXAMPLES": "500"}, "3,500 broken kernel images"),
     "config": (["property/test_xlcfg_roundtrip.py"], {}, "domain configurations"),

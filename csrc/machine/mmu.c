@@ -22,6 +22,8 @@ void tlb_flush_local(struct vcpu *v)
             memset(t->e, 0, sizeof t->e);
         t->generation = t->generation % (PAGE_SIZE - 1) + 1;
         t->used = false;
+        if (v->cpu)
+            v->cpu->code.tag = 0;               /* its generation comes round too */
         stat_inc(v, tlb_flushes);
     }
     store_release(t->stamp, stamp);
@@ -217,12 +219,13 @@ static int m2p_read(struct vcpu *v, u8 *dst, u64 va, u64 n, struct mmu_fault *f)
     return 0;
 }
 
-/* The entry for va, with the sides that another page had there invalid. */
+/* The entry for va, with the rights that were found for another page invalid: of another address, or one that va had before the guest
+ * changed its tables without a flush. */
 static struct tlb_entry *entry_take(struct vcpu *v, u64 va, u8 *page)
 {
     u64 tag = tlb_tag(v->tlb, va);
     struct tlb_entry *e = tlb_slot(v->tlb, !v->kernel_mode, va);
-    if (e->read_tag != tag)
+    if (e->read_tag != tag || e->page != page)
         e->write_tag = e->exec_tag = 0;
     e->read_tag = tag;
     e->page = page;

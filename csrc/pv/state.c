@@ -101,8 +101,7 @@ void pv_set_context(struct vcpu *v, const struct vcpu_guest_context *ctx)
     if (ctx->flags & VGCF_i387_valid) {
         STATIC_ASSERT(sizeof c->fx == sizeof ctx->fpu_ctxt);
         memcpy(&c->fx, &ctx->fpu_ctxt, sizeof c->fx);
-        c->fx.mxcsr &= 0xffff;
-        c->fx.mxcsr_mask = 0xffff;
+        x86_fx_sanitize(&c->fx);
     }
     pv_set_regs(v, r);
 }

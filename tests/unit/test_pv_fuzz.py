@@ -2,10 +2,13 @@
 
 Nothing is expected of the guest but that it ends or is ended. What must hold afterwards: no TLB can write to what is not typed writable,
 every reference is accounted for, destroying the domain gives everything back, and the host has not crashed on the way.
+
+XENLIKE_PV_PROGRAMS and XENLIKE_PV_SEED say how many programs and which; `make fuzz` sets them.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 
@@ -16,7 +19,8 @@ from script_guests import Stalled
 
 from xenlike.engine import NR, check, lib
 
-SEEDS = 40
+SEEDS = int(os.environ.get("XENLIKE_PV_PROGRAMS", "40"))
+FIRST = int(os.environ.get("XENLIKE_PV_SEED", "0"))
 CODE_PAGES = 4
 REGISTERS = range(8)
 
@@ -141,7 +145,7 @@ def play(host: MachineHost, seed: int) -> None:
     assert lib.xl_check_frames(host.ptr, 1) == 0
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, 10))
+@pytest.mark.parametrize("first", range(FIRST, FIRST + SEEDS, 10))
 def test_hostile_programs(first: int) -> None:
     """A guest could corrupt the hypervisor's own accounting, leak, or bring the process down."""
     with MachineHost() as host:
