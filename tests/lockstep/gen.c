@@ -485,7 +485,7 @@ void gen_sequence(struct rng *r, struct ls_sequence *s, unsigned max_units)
     unsigned n = 1 + rng_below(r, rng_chance(r, 70) ? (max_units + 7) / 8 : max_units);
     s->nr = 0;
     for (unsigned k = 0, tries = 0; k < n && tries < 4000; tries++) {
-        bool odd = nr_rare && !r->calm && rng_chance(r, 1);
+        bool odd = nr_rare && !r->calm && rng_chance(r, 3);
         unsigned form = odd ? rare[rng_below(r, nr_rare)] : common[rng_below(r, nr_common)];
         int target = (int)(k + 1 + rng_below(r, 3));    /* branches go forward */
         if (try_unit(r, &s->unit[k], form, target))
