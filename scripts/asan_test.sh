@@ -28,6 +28,9 @@ if [ ! -e build.stamp ] || [ -n "$(find csrc xenlike/_build.py -newer build.stam
     mv build.stamp.new build.stamp
 fi
 
+# capstone asks for RTLD_DEEPBIND where there is such a thing; AddressSanitizer's library then ends the process.
+printf 'import os\nif hasattr(os, "RTLD_DEEPBIND"):\n    del os.RTLD_DEEPBIND\n' >sitecustomize.py
+
 export PYTHONPATH="$copy"
 export LD_PRELOAD="$asan"
 export PYTHONMALLOC=malloc

@@ -24,7 +24,8 @@ bool pv_debug(struct x86_cpu *c)
     const struct debug_state *s = &p->vcpu->domain->debug;
     if (p->resumed) {
         p->resumed = false;
-        return false;
+        if (c->r[X86_RIP] == p->resumed_at)     /* else an event came first, or VCPUOP_initialise */
+            return false;
     }
     if (p->step)
         return true;
@@ -113,8 +114,11 @@ void pv_debug_go(struct domain *d, struct vcpu *only, bool step)
         p->step = step;
         arm(v);
         p->resumed = v->cpu->slow & X86_SLOW_DEBUGGER;
-        vcpu_unpause(v, VPF_debug);
+        p->resumed_at = v->cpu->r[X86_RIP];
     }
+    for (u32 i = 0; i < d->nr_vcpus; i++)       /* now that all are set up: the first may bring up the next */
+        if (!only || d->vcpu[i] == only)
+            vcpu_unpause(d->vcpu[i], VPF_debug);
 }
 
 void pv_debug_attach(struct domain *d, bool on)

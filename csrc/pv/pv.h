@@ -25,7 +25,8 @@ struct pv_cpu {
     bool failsafe;              /* VCPUOP_initialise gave it selectors that cannot be loaded: it starts at the failsafe callback */
     bool nmi_masked;            /* from the delivery of an NMI until the next iret */
     bool step;                  /* debugger: stop after this one instruction */
-    bool resumed;               /* debugger: the instruction it stands at is not to stop it again */
+    bool resumed;               /* debugger: the instruction at resumed_at, where it was let go, is not to stop it again */
+    u64 resumed_at;
     bool watch_hit;             /* debugger: the instruction under way touched watched memory ... */
     u64 watch_va;               /* ... here */
 };

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -161,3 +162,26 @@ def test_nonsense_on_the_port(run, image) -> None:
             except OSError:
                 pass
     assert domain.wait(timeout=30).reason == "poweroff"
+
+
+def test_packets_that_no_gdb_sends(run):
+    """A packet with a number of any size or sign, or with anything else in it, must be answered with an error: an exception on the
+    lane would stop every domain of the host."""
+    _, _, server = run()
+    big = b"f" * 40
+    bodies = [form % number for number in (big, b"-1", b"-" + big, b"", b"zz", b"\xff\xfe", b"8000000000000000", b"100000000")
+              for form in (b"Z0,%s,1", b"Z2,1000,%s", b"z1,%s,1", b"m%s,8", b"m1000,%s", b"M%s,1:00", b"M1000,%s:00", b"X%s,0:", b"p%s",
+                           b"P%s=00", b"P0=%s", b"G%s", b"Hg%s", b"T%s", b"qThreadExtraInfo,%s", b"vCont;s:%s", b"qRcmd,%s", b"Z%s",
+                           b"qXfer:features:read:target.xml:%s,10", b"qXfer:features:read:target.xml:0,%s")
+              if not form.startswith(b"vCont") or number in (big, b"zz")]
+    bodies += [b"qRcmd," + text.encode().hex().encode() for text in (
+        f"walk {1 << 99}", "walk -1", "walk x", f"events {1 << 99}", "events -9", "vcpu 1", "")]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as peer:
+        for body in [*bodies, b"qC"]:
+            peer.sendall(b"$%b#%02x" % (body, sum(body) & 255))
+            reply = b""
+            while not re.search(rb"\$[^#]*#..", reply):
+                part = peer.recv(65536)
+                assert part, f"no answer to {body!r}"
+                reply += part
+    assert b"$QC1#" in reply

@@ -25,7 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "unit"))
 
 from core_guests import ACCESSED, BASE, DIRTY, PAGE, PRESENT, RW, CoreGuest
 from machine_guests import KERNEL_CS, KERNEL_SS, MachineGuest, MachineHost
-from script_guests import ScriptHost, Stalled
+from script_guests import ScriptHost, Stalled, Timeout
 
 from xenlike.engine import NR, check, ffi, lib
 
@@ -37,7 +37,7 @@ ENTRY = PRESENT | RW | ACCESSED | DIRTY
 SHARED, VIEW, CONTEXTS, ARGS, STACKS, PLAY = 16, 17, 18, 26, 30, 34     # pfns; the program ends before SHARED; PLAY: pages that are played with
 
 #: What a vCPU may do next. r12: its number, r13: top of its stack, r14: its page for arguments, r15: its random numbers; all others are
-#: free. `some_va`, `some_mfn` leave one of those played with in rax.
+#: free (rbp: its vcpu_info). `some_va`, `some_mfn` leave one of those played with in rax.
 OPERATIONS = r"""
 map:        some_mfn; mov %rax, %rsi; shl $12, %rsi; rnd; and $0x63, %eax; or %rax, %rsi; rnd; bt $5, %rax; jnc 1f; bts $63, %rsi
 1:          some_va; mov %rax, %rdi; rnd; mov $flush_kinds, %edx; and $3, %eax; mov (%rdx, %rax, 8), %rdx; hypercall update_va_mapping
@@ -52,6 +52,13 @@ code:       some_va; movq $0xc390, (%rax); movb $0xc3, 4095(%rax); call *%rax
 code_else:  some_va; call *%rax
 code_edge:  some_va; movw $0x9090, 4094(%rax); add $4094, %rax; call *%rax
 patch:      mov %r15b, patched_byte; call patched
+reuse:      some_va; mov %rax, %rbp; mov %rax, %rdi; some_mfn; mov %rax, %rsi; shl $12, %rsi; or $0x63, %rsi; bts $63, %rsi; xor %edx, %edx
+            hypercall update_va_mapping; mov %r15, 24(%rbp)     # the right to write, and then another page to execute
+            mov %rbp, %rdi; some_mfn; mov %rax, %rsi; shl $12, %rsi; or $1, %rsi; xor %edx, %edx; hypercall update_va_mapping
+            call *%rbp; mov %r15, 16(%rbp)
+table:      some_mfn; mov %rax, %rbx; mov %rax, %rsi; mov $16, %edi; mmuext; mov %rbx, %rdi; shl $12, %rdi; mov %rdi, (%r14)
+            movq $0xc390, 8(%r14); mov %r14, %rdi; mov $1, %esi; xor %edx, %edx; mov $0x7ff0, %r10d; hypercall mmu_update
+            mov %rbx, %rsi; xor %edi, %edi; mmuext  # an L1 table whose first, absent, entry is nop; ret
 pin:        some_mfn; mov %rax, %rsi; rnd; and $3, %eax; mov %rax, %rdi; mmuext
 unpin:      some_mfn; mov %rax, %rsi; mov $4, %edi; mmuext
 clear:      some_mfn; mov %rax, %rsi; mov $16, %edi; mmuext; call page_ops
@@ -64,9 +71,10 @@ user_base:  mov l4s, %rsi; rnd; bt $3, %rax; jnc 1f; mov l4s + 8, %rsi
 ptwr:       some_slot; mov %rax, %rbx; some_mfn; shl $12, %rax; or $0x61, %rax; mov %rax, (%rbx)
 ptwr_rw:    some_slot; mov %rax, %rbx; some_mfn; shl $12, %rax; or $0x63, %rax; xchg %rax, (%rbx)
 ptwr_bits:  some_slot; lock btrq $1, (%rax); lock btcq $6, (%rax); lock andb $0, (%rax); movl $0, 4(%rax)
-ptwr_swap:  some_slot; mov %rax, %rbx; mov (%rbx), %rax; mov %rax, %rcx; xor $0x42, %rcx; lock cmpxchg %rcx, (%rbx); mov (%rbx), %eax; lock cmpxchg %ecx, (%rbx)
-update:     some_mfn; shl $12, %rax; mov %rax, %rbx; rnd; and $0xff8, %eax; or %rax, %rbx; mov %rbx, (%r14); some_mfn; shl $12, %rax; or $0x61, %rax; mov %rax, 8(%r14)
-            mov %r14, %rdi; mov $1, %esi; xor %edx, %edx; mov $0x7ff0, %r10d; hypercall mmu_update
+ptwr_swap:  some_slot; mov %rax, %rbx; mov (%rbx), %rax; mov %rax, %rcx; xor $0x42, %rcx; lock cmpxchg %rcx, (%rbx); mov (%rbx), %eax
+            lock cmpxchg %ecx, (%rbx)
+update:     some_mfn; shl $12, %rax; mov %rax, %rbx; rnd; and $0xff8, %eax; or %rax, %rbx; mov %rbx, (%r14)
+            some_mfn; shl $12, %rax; or $0x61, %rax; mov %rax, 8(%r14); mov %r14, %rdi; mov $1, %esi; xor %edx, %edx; mov $0x7ff0, %r10d; hypercall mmu_update
 give_up:    some_frame; mov (%rbx), %rax; mov %rax, 64(%r14); lea 64(%r14), %rax; reservation; mov $1, %edi; mov %r14, %rsi; hypercall memory_op
             xor %edi, %edi; movq $0, (%r14); lea (%rbx), %rax; reservation; mov %r14, %rsi; hypercall memory_op
 exchange:   some_frame; mov %rbx, %rax; reservation; mov $6, %edi; mov %r14, %rsi; hypercall memory_op
@@ -74,7 +82,7 @@ gdt:        some_mfn; mov %rax, (%r14); mov %r14, %rdi; mov $512, %esi; hypercal
 ldt:        some_va; mov %rax, %rsi; mov $512, %edx; mov $13, %edi; mmuext_args; mov $0x7f, %eax; mov %eax, %fs
 select:     rnd; and $0xff7, %eax; or $3, %eax; mov %eax, %gs; mov %gs:(%rcx), %rcx
 descriptor: some_mfn; mov %rax, %rdi; shl $12, %rdi; rnd; and $0xff8, %eax; or %rax, %rdi; mov $0x00cff3000000ffff, %rsi; hypercall update_descriptor
-other_down: mov %r12, %rsi; mov $2, %edi; hypercall vcpu_op
+other_down: test %r12d, %r12d; jz loop; mov %r12, %rsi; mov $2, %edi; hypercall vcpu_op
 other_up:   rnd; and $3, %eax; mov %rax, %rsi; mov $1, %edi; hypercall vcpu_op
 initialise: rnd; and $3, %eax; mov %rax, %rsi; shl $13, %rax; lea contexts(%rax), %rdx; xor %edi, %edi; hypercall vcpu_op
 nmi:        rnd; and $3, %eax; mov %rax, %rsi; mov $11, %edi; xor %edx, %edx; hypercall vcpu_op
@@ -90,7 +98,8 @@ cold:       mov $99, %edi; hypercall physdev_op
 user:       to_user user_code, rsp=USER_STACK
 user_steps: to_user user_code, rflags=0x300
 step:       push $0x340; popf; nop; mov (%rbp), %eax; mov %ss, %ecx; mov %ecx, %ss; push $0x200; popf
-watch:      some_va; mov %rax, %rsi; xor %edi, %edi; hypercall set_debugreg; rnd; and $0x3, %eax; or $0xd0000, %eax; mov %rax, %rsi; mov $7, %edi; hypercall set_debugreg
+watch:      some_va; mov %rax, %rsi; xor %edi, %edi; hypercall set_debugreg
+            rnd; and $0x3, %eax; or $0xd0000, %eax; mov %rax, %rsi; mov $7, %edi; hypercall set_debugreg
 cr3:        mov %cr3, %rax; mov %rax, %cr3; mov %cr0, %rax; mov %cr2, %rcx; clts; rdtsc; cpuid
 fpu:        fldpi; fldz; fdivrp; fnstenv (%r14); fldenv (%r14); fninit; addps %xmm1, %xmm0; divpd %xmm3, %xmm2
 m2p:        mov $0xffff800000000000, %rax; rnd; and $0xffff8, %eax; mov $0xffff800000000000, %rcx; mov (%rcx, %rax), %rdx
@@ -138,19 +147,20 @@ def program(rng: random.Random) -> str:
             f".set play_slots, {BASE + VIEW * PAGE + PLAY * 8}"]
     for n in range(VCPUS):
         text.append(f"""
-        entry_{n}: mov ${n}, %r12d; mov ${BASE + (STACKS + n + 1) * PAGE}, %r13; mov ${BASE + (ARGS + n) * PAGE}, %r14; mov ${rng.getrandbits(40) + 1}, %r15
-            mov ${BASE + SHARED * PAGE + n * 64}, %ebp; mov %r13, %rsp
+        entry_{n}: mov ${n}, %r12d; mov ${BASE + (STACKS + n + 1) * PAGE}, %r13; mov ${BASE + (ARGS + n) * PAGE}, %r14
+            mov ${rng.getrandbits(40) + 1}, %r15
             jmp loop
-        upcall_{n}: movb $0, {BASE + SHARED * PAGE + n * 64}
+        upcall_{n}: movb $0, {BASE + SHARED * PAGE + n * 64}; movq $0, {BASE + SHARED * PAGE + n * 64 + 8}
+            movq $0, {BASE + SHARED * PAGE + 2048}      # every port
         resume_{n}: mov ${BASE + (STACKS + n + 1) * PAGE}, %rsp
-            mov ${n}, %r12d; mov %rsp, %r13; mov ${BASE + (ARGS + n) * PAGE}, %r14; mov ${BASE + SHARED * PAGE + n * 64}, %ebp; jmp loop
+            mov ${n}, %r12d; mov %rsp, %r13; mov ${BASE + (ARGS + n) * PAGE}, %r14; jmp loop
         traps_{n}: .irp v, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,16,17,19,0x80
             trap_entry \\v, 3, resume_{n}
             .endr
             .quad 0, 0""")
     text.append(f"""
-    loop: mov %r13, %rsp; incq counters(, %r12, 8); test %r15, %r15; jnz 1f; rdtsc; mov %rax, %r15; or $1, %r15
-    1:  rnd; xor %edx, %edx; mov ${len(chosen)}, %ecx; div %rcx; jmp *table(, %rdx, 8)
+    loop: mov %r13, %rsp; mov %r12d, %ebp; shl $6, %ebp; add ${BASE + SHARED * PAGE}, %ebp; incq counters(, %r12, 8); test %r15, %r15; jnz 1f; rdtsc; mov %rax, %r15; or $1, %r15
+    1:  rnd; xor %edx, %edx; mov ${len(chosen)}, %ecx; div %rcx; jmp *jumps(, %rdx, 8)
     user_code: mov $play, %eax; mov (%rax), %ecx; mov %rcx, 8(%rax); mov %cs, %eax; int $0x80; syscall
     page_ops: mov %rsi, %rdx; some_mfn; mov %rax, %rsi; mov $17, %edi; mmuext_args; ret
     patched: nop; .byte 0xb0; patched_byte: .byte 0; ret
@@ -161,7 +171,7 @@ def program(rng: random.Random) -> str:
             text.append(f"    jmp loop\ndo_{name}: {body}")
         else:
             text.append(line)
-    text.append("    jmp loop\n.balign 8\ntable: " + "\n".join(f".quad do_{name}" for name in chosen))
+    text.append("    jmp loop\n.balign 8\njumps: " + "\n".join(f".quad do_{name}" for name in chosen))
     text.append("""
     flush_kinds: .quad 0, 1, 2, 6       # none, local flush, local invlpg, invlpg everywhere
     flush_ops: .quad 6, 7, 8, 10
@@ -337,7 +347,7 @@ def test_hostile_kernels_on_threads() -> None:
         while time.monotonic() < end:           # host.run has a limit of its own
             try:
                 host.run(turn)
-            except TimeoutError:
+            except Timeout:
                 pass
         lane.end()
         assert lane.done > 1000, "the hostile kernels did not get to do anything"

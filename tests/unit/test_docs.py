@@ -34,7 +34,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 #: Pages whose programs run; and whose names are looked up. The others are generated, or list commands too slow for a test.
 OURS = ["README.md", *(f"docs/{name}.md" for name in (
     "index", "tutorial", "design", "python-guests", "c-sdk", "xenstore", "devices", "determinism", "testing-your-guest", "dependencies",
-    "adding-a-hypercall", "adding-a-driver", "adding-a-scheduler"))]
+    "adding-a-hypercall", "adding-a-driver", "adding-a-scheduler", "adding-an-instruction", "engine", "loaders", "debugging"))]
 _BLOCK = re.compile(r"^( *)```(\w+)?([^\n]*)\n(.*?)^\1```$", re.M | re.S)
 _TITLE = re.compile(r'title="([^"]+)"')
 _FIGURE = re.compile(r"\d+\.\d+")

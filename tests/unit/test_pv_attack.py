@@ -9,7 +9,7 @@ import struct
 
 import pytest
 from core_guests import ACCESSED, BASE, DIRTY, PAGE, PRESENT, RW
-from machine_guests import CODE, KERNEL_CS, KERNEL_SS, RESULT, STACK, MachineGuest, MachineHost
+from machine_guests import KERNEL_CS, KERNEL_SS, RESULT, STACK, MachineGuest, MachineHost
 
 from xenlike.engine import NR, check, ffi, lib
 
@@ -116,3 +116,70 @@ def test_fpu_image_from_the_debugger(host):
     struct.pack_into("<HHBB", ffi.buffer(state.fx), 0, 0, 1, 0, 0xff)
     check(lib.xl_vcpu_set_state(g.vcpus[0], state), "xl_vcpu_set_state")
     assert "#MF" in g.run().crash
+
+
+# --- rights that a TLB remembers ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("how", ["pin", "ldt", "base"])
+def test_write_right_outlives_the_mapping(host, how):
+    """A page is written, made read-only without a flush, and becomes a page table or a descriptor table by a hypercall or, in the
+    middle of an instruction, by a segment load: the next store must fault although no flush was asked for."""
+    become = {
+        "pin": "mov $FREE, %edi; mov $1, %esi; xor %edx, %edx; mov $0x7ff0, %r10d; hypercall mmuext_op; save rax, 2",
+        "ldt": "mov $0x7, %eax; mov %eax, %fs; movq $0, RESULT + 16",
+        "base": "mov $FREE + 32, %edi; mov $1, %esi; xor %edx, %edx; mov $0x7ff0, %r10d; hypercall mmuext_op; save rax, 2",
+    }[how]
+    g = host.boot(f"""
+        .set PLAY, FREE + 12 * 4096
+        mov PLAY, %rbx
+        mov %rbx, PLAY
+        mov $PLAY, %edi; mov RESULT, %rsi; xor %edx, %edx
+        hypercall update_va_mapping
+        {become}
+        movq $0x1234560, PLAY + 8
+        exit 0
+    """)
+    pfn, command = 20, lib.MMUEXT_NEW_BASEPTR if how == "base" else lib.MMUEXT_PIN_L1_TABLE
+    if how == "ldt":
+        g.write(g.va(pfn), struct.pack("<Q", 0x00cff3000000ffff))
+        g.write(BASE, struct.pack("<IIQQ", lib.MMUEXT_SET_LDT, 0, g.va(pfn), 512))
+        check(g.call(NR.mmuext_op, BASE, 1, 0, SELF), "set_ldt")
+    if how == "base":
+        g.write(g.va(pfn), host.read_frame(g.l4, 0, PAGE))
+    g.write(g.va(8), struct.pack("<IIQQ", lib.MMUEXT_PIN_L1_TABLE, 0, g.mfns[pfn], 0))
+    g.write(g.va(8) + 32, struct.pack("<IIQQ", command, 0, g.mfns[pfn], 0))
+    g.write(RESULT, struct.pack("<QQQ", g.mfns[pfn] << 12 | PRESENT, 0, 77))
+    g.run()
+    assert g.results(1, first=2) == [0], "it did not become one"
+    assert "#PF, error code 0x3" in g.crash
+    assert host.read_frame(g.mfns[pfn], 8, 8) == bytes(8)
+    sound(host)
+
+
+def test_code_page_given_to_another(host):
+    """A kernel spins in a page that it has unmapped and given up. When another domain gets the frame, its bytes must not be what the
+    kernel executes next."""
+    g = host.boot("""
+        .set PLAY, FREE + 12 * 4096
+        movl $0x9090feeb, PLAY      # jmp .
+        mov $list, %edi; mov $2, %esi; mov $NR_multicall, %eax
+        movl $0xfeeb050f, PLAY      # syscall; jmp .
+        jmp PLAY
+    .balign 8
+    list:
+        .quad NR_update_va_mapping, 0, PLAY, 0, 0, 0, 0, 0
+        .quad NR_memory_op, 0, 1, FREE, 0, 0, 0, 0
+    """)
+    mfn, other = g.mfns[20], host.guest()
+    g.write(g.va(9), struct.pack("<Q", mfn))
+    g.write(g.va(8), struct.pack("<QQIIHxxxxxx", g.va(9), 1, 0, 0, SELF))
+    g.unpause()
+    host.run(lambda: g.info().state >= lib.DOM_shutdown, ns=50_000)
+    assert g.info().state == lib.DOM_running and not host.frame(mfn).allocated, "it spins in a frame that is free"
+    got = ffi.new("u32[1]")
+    check(lib.xl_domain_populate(host.ptr, other.id, 36, 1, got), "xl_domain_populate")
+    assert got[0] == mfn
+    host.write_frame(mfn, 0, b"\x0f\x0b" * (PAGE // 2))
+    host.run(lambda: g.info().state >= lib.DOM_shutdown, ns=50_000)
+    assert "#PF" in g.crash, "another domain's bytes were executed"
+    sound(host)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from machine_guests import RESULT, MachineHost
+from test_pv_attack import context
 
-from xenlike.engine import check, lib
+from xenlike.engine import check, ffi, lib
 
 PROGRAM = """
     mov $3, %ecx
@@ -154,3 +155,31 @@ def test_stop_while_it_runs() -> None:
         assert lib.xl_debug_detach(host.ptr, g.id) == 0
         assert lib.xl_domain_pause(host.ptr, g.id) == 0
         assert g.state().retired >= first
+
+
+def test_points_hold_for_a_vcpu_that_is_brought_up_later(host):
+    """VCPUOP_initialise gives a vCPU fresh registers. Breakpoints and watchpoints that were set before would not stop it."""
+    g = attach(host, """
+        mov $1, %esi; mov context, %rdx; xor %edi, %edi; hypercall vcpu_op
+        mov $1, %edi; mov $1, %esi; hypercall vcpu_op
+    1:  pause
+        jmp 1b
+    ap: nop
+    watched:
+        incq RESULT
+        exit 2
+    .balign 8
+    context: .quad 0
+    """, vcpus=2)
+    c = context(g, g.labels["ap"])
+    g.write(g.va(8), bytes(ffi.buffer(c)))
+    g.write(g.labels["context"], g.va(8).to_bytes(8, "little"))
+    check(point(g, 1, lib.DEBUG_EXEC, g.labels["ap"]), "point")
+    check(point(g, 1, lib.DEBUG_WRITE, RESULT, 8), "point")
+    go(g)
+    assert host.next_stop() == (1, lib.DEBUG_BREAKPOINT, g.labels["ap"])
+    go(g)
+    assert host.next_stop() == (1, lib.DEBUG_WATCHPOINT, RESULT)
+    go(g)
+    host.run(lambda: g.info().state >= lib.DOM_shutdown)
+    assert g.reason == 2

@@ -161,7 +161,7 @@ class GdbServer:
             return _PACKETS[name](self, packet[len(name):])
         except XenError as error:
             return _error(error.errno)
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, OverflowError):      # the last: a number that no argument in C can hold
             return _error(22)
 
     @property

@@ -135,14 +135,14 @@ class Target:
         return bytes(out)
 
     def write(self, number: int, va: int, data: bytes) -> None:
-        """Writes even where the guest itself may only read. Raises XenError: not mapped, or a page table."""
+        """Writes even where the guest itself may only read. Raises XenError: not mapped, a page table, or another domain's frame."""
         vcpu, fault = self.vcpu(number), ffi.new("u64[2]")
         done = 0
         while done < len(data):
             at = va + done & 2**64 - 1
             part = data[done:done + PAGE - at % PAGE]
             mfn = check(lib.xl_guest_translate(vcpu, at, lib.MMU_READ, fault), "translate", self.domain.domid)
-            check(lib.xl_frame_write(self._c, lib.DOMID_INVALID, mfn, at % PAGE, part, len(part)), "write memory", self.domain.domid)
+            check(lib.xl_frame_write(self._c, self.domain.domid, mfn, at % PAGE, part, len(part)), "write memory", self.domain.domid)
             done += len(part)
 
     def breakpoint(self, kind: int, va: int, length: int, *, add: bool) -> None:

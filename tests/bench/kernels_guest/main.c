@@ -1,4 +1,5 @@
-/* Runs the kernels of x86_kernels.c as a PV guest: its command line is pairs "number=n"; it prints a result for each. bench_native.py */
+/* Runs the kernels of x86_kernels.c as a PV guest: its command line is pairs "number=n"; it prints a
+ * result for each. bench_native.py */
 #include <guest.h>
 
 u64 kernel(u64 number, u64 n);
