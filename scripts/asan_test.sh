@@ -53,6 +53,6 @@ grep -q 'AddressSanitizer: heap-buffer-overflow' selftest.log || { cat selftest.
 set -- "$@" tests/unit/test_*_core.py tests/unit/test_block_*.py tests/property/test_core_machines.py \
     tests/property/test_hostile_hypercalls.py tests/property/test_thread_stress.py tests/unit/test_builder_layout.py \
     tests/property/test_loader_fuzz.py tests/unit/test_loader_*.py tests/unit/test_pv_*.py tests/unit/test_x86_*.py \
-    tests/property/test_x86_fuzz.py tests/guests \
+    tests/property/test_x86_fuzz.py tests/property/test_pv_stress.py tests/guests \
     --ignore-glob='*/test_cli_*' --ignore-glob='*/test_plugin*'
 exec "$python" -m pytest "$@"

@@ -30,6 +30,8 @@ FUZZERS: dict[str, tuple[list[str], dict[str, str], str]] = {
             "20,000 hostile bare machines, each run three ways"),
     "pv": (["unit/test_pv_fuzz.py"], {"XENLIKE_PV_PROGRAMS": "2000", "XENLIKE_PV_SEED": "{seed}"}, "2,000 hostile PV kernels of machine code"),
     "store": (["property/test_store_fuzz.py", "property/test_store_machine.py"], {}, "xenstore messages and histories"),
+    "pvthreads": (["property/test_pv_stress.py"], {"XENLIKE_PV_STRESS": "30", "XENLIKE_PV_STRESS_SEED": "{seed}"},
+                  "30 s of hostile PV kernels on real threads"),
     "images": (["property/test_loader_fuzz.py"], {"XENLIKE_EXAMPLES": "500"}, "3,500 broken kernel images"),
     "config": (["property/test_xlcfg_roundtrip.py"], {}, "domain configurations"),
 }
