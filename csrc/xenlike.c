@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "pc/pc.h"
 #include "pv/pv.h"
 #include "snapshot.h"
 
@@ -41,6 +42,7 @@ static int host_init(struct host *h, const struct xl_host_config *c)
     h->backend[BACKEND_PYTHON] = &python_backend;
     h->backend[BACKEND_SCRIPT] = &script_backend;
     h->backend[BACKEND_INTERP] = &pv_backend;
+    h->backend[BACKEND_PC] = &pc_backend;
     int rc = machine_init(&h->machine, c->memory);
     if (!rc)
         rc = lane_init(h);

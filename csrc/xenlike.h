@@ -75,6 +75,7 @@ struct xl_domain_info {
     u64 stats[STAT_NR];
     u8 uuid[16];
     u16 last_vcpu;              /* who crashed it, or asked for its shutdown */
+    s32 exit_code;              /* what a PC guest gave its debug-exit port, as QEMU reports it: (value << 1) | 1; -1: nothing */
     char crash_reason[192];
 };
 int  xl_domain_info(struct host *h, u16 domid, struct xl_domain_info *out);
@@ -130,17 +131,17 @@ int  xl_cmpxchg16(void *p, u16 old, u16 new_value);
 void xl_vcpu_stats(struct vcpu *v, u64 *stats, u64 *hypercalls64);
 void xl_vcpu_runstate(struct vcpu *v, u64 *out6);                          /* state, entry time, time[4] */
 
-/* ---- vCPUs that run machine code (BACKEND_INTERP): -EINVAL for others -------------------------------------------------- */
+/* ---- vCPUs that run machine code (BACKEND_INTERP, BACKEND_PC): -EINVAL for others -------------------------------------- */
 
-/* The builder's: what a PV vCPU starts with (xen-abi 1.7), this rip, rsp and rsi. */
+/* The builder's, PV only: what a vCPU starts with (xen-abi 1.7), this rip, rsp and rsi. */
 int  xl_vcpu_set_regs(struct vcpu *v, u64 rip, u64 rsp, u64 rsi);
 struct xl_cpu_state {           /* all registers; what a crash left behind, what a debugger shows */
     struct cpu_user_regs regs;
     u64 fs_base, gs_base, kernel_gs_base;       /* gs_base: of the mode it is in; the other is what a change of mode brings */
-    u64 cr0, cr2, cr3, cr4, efer;               /* cr3: of the mode it is in */
+    u64 cr0, cr2, cr3, cr4, efer;               /* cr3: of the mode it is in, PV a machine address */
     u64 dr[8];
     u64 retired;                /* instructions completed */
-    u8 kernel_mode, mode;       /* mode: code size, 32 or 64 */
+    u8 kernel_mode, mode;       /* mode: code size, 16, 32 or 64 */
     u8 fx[512];                 /* FXSAVE64 image */
 };
 /* Waits until v is off its pCPU. -EBUSY: it could run now. */
@@ -148,6 +149,18 @@ int  xl_vcpu_state(struct vcpu *v, struct xl_cpu_state *out);
 /* General registers, rip, rflags (not its IF and IOPL), the two bases of the mode, the FPU. Selectors and control registers stay. */
 int  xl_vcpu_set_state(struct vcpu *v, const struct xl_cpu_state *in);
 void xl_hypercall_page(u8 *page);               /* fills 4096 bytes with the stubs (xen-abi 2.1) */
+
+/* ---- PCs (BACKEND_PC): -EINVAL for others ------------------------------------------------------------------------------ */
+
+int  xl_pc_populate(struct host *h, u16 domid, u32 n);  /* n pages of RAM from 0, once. -ENOMEM; -EINVAL: 3 GiB is the most */
+/* Copies guest-physical memory. -EINVAL: not all of it is RAM. */
+int  xl_pc_read(struct host *h, u16 domid, u64 pa, void *buf, u64 n);
+int  xl_pc_write(struct host *h, u16 domid, u64 pa, const void *buf, u64 n);
+/* vCPU 0 at a boot protocol's entry: flat 32-bit protected mode, these registers, others 0. */
+int  xl_pc_start(struct vcpu *v, u32 eip, u32 eax, u32 ebx);
+/* The serial port's host side: takes at most n bytes of output; gives n bytes of input and returns how many there was room for. */
+int  xl_pc_output(struct host *h, u16 domid, u8 *buf, u32 n);
+int  xl_pc_input(struct host *h, u16 domid, const u8 *buf, u32 n);
 
 /* ---- debuggers: all-stop. Domains that run machine code ---------------------------------------------------------------- */
 

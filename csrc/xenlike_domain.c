@@ -63,7 +63,7 @@ int xl_domain_info(struct host *h, u16 domid, struct xl_domain_info *out)
         .domid = d->id, .state = d->state, .shutdown_code = d->shutdown_code, .nr_vcpus = d->nr_vcpus,
         .tot_pages = d->mm.tot_pages, .max_pages = d->mm.max_pages, .nr_ports = d->ev.nr_used,
         .nr_grants_pinned = d->gt.nr_pinned, .nr_maptrack = d->gt.nr_maptrack, .refcount = d->refcount,
-        .shared_info_mfn = d->shared_info_mfn,
+        .shared_info_mfn = d->shared_info_mfn, .exit_code = d->exit_code,
     };
     for (u32 i = 0; i < d->nr_vcpus; i++) {
         const struct vcpu *v = d->vcpu[i];

@@ -1,6 +1,7 @@
 /* See xenlike.h: vCPUs that run machine code, and debuggers on them. */
 #include <string.h>
 
+#include "pc/pc.h"
 #include "pv/pv.h"
 #include "xenlike.h"
 
@@ -8,7 +9,7 @@
 
 int xl_vcpu_set_regs(struct vcpu *v, u64 rip, u64 rsp, u64 rsi)
 {
-    if (!v->cpu)
+    if (v->backend != BACKEND_INTERP)
         return -XEN_EINVAL;
     if (vcpu_runnable(v))
         return -XEN_EBUSY;
@@ -37,10 +38,11 @@ int xl_vcpu_state(struct vcpu *v, struct xl_cpu_state *out)
     if (rc)
         return rc;
     const struct x86_cpu *c = v->cpu;
+    bool pc = v->backend == BACKEND_PC;
     *out = (struct xl_cpu_state){
         .fs_base = c->seg[X86_FS].base, .gs_base = c->seg[X86_GS].base, .kernel_gs_base = c->kernel_gs_base, .cr0 = c->cr0, .cr2 = c->cr2,
-        .cr3 = (u64)(v->kernel_mode ? v->cr3_mfn : v->user_cr3_mfn) << PAGE_SHIFT, .cr4 = c->cr4, .efer = c->efer, .retired = c->retired,
-        .kernel_mode = v->kernel_mode, .mode = c->mode,
+        .cr3 = pc ? c->cr3 : (u64)(v->kernel_mode ? v->cr3_mfn : v->user_cr3_mfn) << PAGE_SHIFT, .cr4 = c->cr4, .efer = c->efer, .retired = c->retired,
+        .kernel_mode = pc ? c->cpl < 3 : v->kernel_mode, .mode = c->mode,
     };
     pv_get_regs(v, &out->regs);
     memcpy(out->dr, c->dr, sizeof out->dr);
@@ -61,7 +63,10 @@ int xl_vcpu_set_state(struct vcpu *v, const struct xl_cpu_state *in)
     c->kernel_gs_base = in->kernel_gs_base;
     memcpy(&c->fx, in->fx, sizeof c->fx);
     x86_fx_sanitize(&c->fx);
-    pv_set_regs(v, &in->regs);
+    if (v->backend == BACKEND_PC)
+        pc_set_regs(pc_cpu_of(c), &in->regs);
+    else
+        pv_set_regs(v, &in->regs);
     return 0;
 }
 
@@ -95,7 +100,7 @@ int xl_debug_attach(struct host *h, u16 domid)
     int rc = debug_get(h, domid, false, &d);
     if (rc)
         return rc;
-    pv_debug_attach(d, true);
+    debug_attach(d, true);
     domain_put(d);
     return 0;
 }
@@ -106,7 +111,7 @@ int xl_debug_detach(struct host *h, u16 domid)
     int rc = debug_get(h, domid, true, &d);
     if (rc)
         return rc;
-    pv_debug_attach(d, false);
+    debug_attach(d, false);
     domain_put(d);
     return 0;
 }
@@ -117,7 +122,7 @@ int xl_debug_stop(struct host *h, u16 domid)
     int rc = debug_get(h, domid, true, &d);
     if (rc)
         return rc;
-    pv_debug_stop(d);
+    debug_stop(d);
     domain_put(d);
     return 0;
 }
@@ -131,8 +136,8 @@ int xl_debug_break(struct host *h, u16 domid, u32 add, u32 kind, u64 va, u32 len
     if (!stopped(d)) {
         rc = -XEN_EBUSY;
     } else {
-        pv_debug_stop(d);               /* told to stop by another's breakpoint, they may still be on their way */
-        rc = pv_debug_point(d, add, kind, va, len);
+        debug_stop(d);               /* told to stop by another's breakpoint, they may still be on their way */
+        rc = debug_point_change(d, add, kind, va, len);
     }
     domain_put(d);
     return rc;
@@ -143,8 +148,8 @@ int xl_debug_step(struct vcpu *v)
     struct domain *d = v->domain;
     if (!v->cpu || !d->debug.attached)
         return -XEN_EINVAL;
-    pv_debug_stop(d);
-    pv_debug_go(d, v, true);
+    debug_stop(d);
+    debug_go(d, v, true);
     return 0;
 }
 
@@ -154,8 +159,8 @@ int xl_debug_continue(struct host *h, u16 domid)
     int rc = debug_get(h, domid, true, &d);
     if (rc)
         return rc;
-    pv_debug_stop(d);                   /* their registers are about to be touched */
-    pv_debug_go(d, NULL, false);
+    debug_stop(d);                   /* their registers are about to be touched */
+    debug_go(d, NULL, false);
     domain_put(d);
     return 0;
 }

@@ -36,15 +36,43 @@ static int report(int rc, const struct mmu_fault *f, u64 *fault)
     return rc;
 }
 
+/* A vCPU that has its own page tables. */
+static int translate(struct vcpu *v, u64 va, u64 *mfn, u64 *fault)
+{
+    if (vcpu_runnable(v))
+        return report(-XEN_EBUSY, &(struct mmu_fault){ .va = va }, fault);
+    vcpu_wait_rest(v);
+    return vcpu_backend(v)->translate(v, va, mfn) ? 0 : report(-XEN_EFAULT, &(struct mmu_fault){ .va = va }, fault);
+}
+
+static int copy(struct vcpu *v, u64 va, void *buf, u64 n, bool write, u64 *fault)
+{
+    for (u64 done = 0, part; done < n; done += part) {
+        u64 at = va + done, mfn;
+        int rc = translate(v, at, &mfn, fault);
+        part = PAGE_SIZE - at % PAGE_SIZE < n - done ? PAGE_SIZE - at % PAGE_SIZE : n - done;
+        if (!rc)
+            rc = write ? xl_frame_write(v->host, v->domain->id, mfn, at % PAGE_SIZE, (u8 *)buf + done, (u32)part)
+                       : xl_frame_read(v->host, v->domain->id, mfn, at % PAGE_SIZE, (u8 *)buf + done, (u32)part);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
 int xl_guest_read(struct vcpu *v, u64 va, void *buf, u64 n, u64 *fault)
 {
     struct mmu_fault f;
+    if (vcpu_backend(v)->translate)
+        return copy(v, va, buf, n, false, fault);
     return report(mmu_read(v, buf, va, n, &f), &f, fault);
 }
 
 int xl_guest_write(struct vcpu *v, u64 va, const void *buf, u64 n, u64 *fault)
 {
     struct mmu_fault f;
+    if (vcpu_backend(v)->translate)
+        return copy(v, va, (void *)buf, n, true, fault);
     return report(mmu_write(v, va, buf, n, &f), &f, fault);
 }
 
@@ -52,7 +80,7 @@ s64 xl_guest_translate(struct vcpu *v, u64 va, u32 access, u64 *fault)
 {
     struct mmu_fault f;
     u64 mfn;
-    int rc = report(mmu_translate(v, va, access, &mfn, &f), &f, fault);
+    int rc = vcpu_backend(v)->translate ? translate(v, va, &mfn, fault) : report(mmu_translate(v, va, access, &mfn, &f), &f, fault);
     return rc ? rc : (s64)mfn;
 }
 

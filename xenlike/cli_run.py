@@ -226,8 +226,11 @@ class _Run:
         elif result.reason == "suspend":
             self._status = self._status or 1
             _note(f"{domain.name}: suspended itself, and this command cannot resume it")
-        elif not self._args.quiet:
-            _note(f"{domain.name}: {result.reason} at {self._host.now() / 1e9:.3f} s")
+        if result.exit_code is not None:        # as under qemu -device isa-debug-exit
+            self._status = self._status or result.exit_code & 0xFF
+        if result.reason not in ("crash", "watchdog", "suspend") and not self._args.quiet:
+            code = "" if result.exit_code is None else f" (debug exit, status {result.exit_code})"
+            _note(f"{domain.name}: {result.reason}{code} at {self._host.now() / 1e9:.3f} s")
 
     # ---- signals -----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from guest_sdk import Future, Guest, Port
 from xenlike.devices.block import AttachConfig, BlockService
-from xenlike.devices.console import ConsoleLog, ConsoleRing
+from xenlike.devices.console import ConsoleLog, ConsoleRing, SerialConsole
 from xenlike.engine import XenError, check, ffi, lib
 from xenlike.store.hooks import Hooks
 from xenlike.store.ring import RingTransport
@@ -63,7 +63,7 @@ class _Served:
 
     log: ConsoleLog
     console_ring: _MappedRing | None = None
-    console: ConsoleRing | None = None
+    console: ConsoleRing | SerialConsole | None = None
     store_ring: _MappedRing | None = None
     store: RingTransport | None = None
 
@@ -138,6 +138,10 @@ class Dom0(Guest):
         ring.port.on_event(served.console.service)
         self.xs.introduce(domid, store_mfn, store_port)
 
+    def adopt_serial(self, domid: int, log: ConsoleLog) -> None:
+        """Begins to serve a PC: its serial port is the console, and it knows nothing of xenstore."""
+        self._served[domid] = _Served(log, console=SerialConsole(self.host.c, domid, log.append))
+
     def attach_store(self, domid: int, port: int) -> None:
         """INTRODUCE of a domain of ours."""
         served = self._served.get(domid)
@@ -203,8 +207,9 @@ class Dom0(Guest):
             return
         self.drain_console(domid)
         self.detach_store(domid)
-        if served.console is not None and served.console_ring is not None:
+        if served.console is not None:
             served.console.close()
+        if served.console_ring is not None:
             served.console_ring.close()
         del self._served[domid]
         self.store.domain_died(domid)

@@ -36,12 +36,13 @@ class WaitTimeout(TimeoutError):
 @dataclass(frozen=True)
 class ShutdownInfo:
     """How a domain ended: ``reason`` (poweroff, reboot, suspend, crash, watchdog, destroyed), and of a crash what happened: the
-    reason, a Python guest's ``traceback``, and the ``report`` of registers, code and stack of machine code."""
+    reason, a Python guest's ``traceback``, and the ``report`` of registers, code and stack of machine code. ``exit_code``: what a PC guest gave its debug-exit port."""
 
     reason: str
     crash_reason: str = ""
     traceback: str = ""
     report: str = field(default="", repr=False)
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from xenlike.loaders.image import ImageCache
 from xenlike.program import Program, PythonProgram, load_program
 from xenlike.store.socket import SocketServer
 from xenlike.toolstack import DomainConfig, check_supported, config_from_values, name_for, parse_size
-from xenlike.toolstack.builder import BuildError, Built, build
+from xenlike.toolstack.builder import BuildError, build
 from xenlike.toolstack.nodes import domain_nodes, remove_domain_nodes
 
 __all__ = ["Host", "TraceEvent"]
@@ -111,7 +111,7 @@ class Host:
         self.lane = Lane(self.c, virtual=clock == "virtual", describe_waits=self.waits)
         self.lane.handlers |= {lib.EXIT_PYTHON: self._run_python, lib.EXIT_HYPERCALL: self._cold_hypercall,
                                lib.EXIT_DOMAIN: self._domain_changed, lib.EXIT_IO: self._io_stopped,
-                               lib.EXIT_DEBUG: self._debug_stopped}
+                               lib.EXIT_DEBUG: self._debug_stopped, lib.EXIT_SERIAL: self._serial_output}
         try:
             self._start_dom0()
             if xenstore_socket is not None:
@@ -186,16 +186,18 @@ class Host:
 
         Raises ConfigError (bad settings, a kernel that cannot be loaded, what does not fit, a disk), XenError.
         """
-        self._load_ahead(guest)
+        self._load_ahead(guest, settings)
         return self.lane.call(lambda: self._create(guest, name, paused, settings))
 
-    def _load_ahead(self, guest: Any) -> None:
+    def _load_ahead(self, guest: Any, settings: dict[str, Any]) -> None:
         """An image is unpacked here, on the caller's thread, so that the other guests need not wait for it."""
+        kind = settings.get("type")
         if isinstance(guest, DomainConfig):
+            kind = guest.type if "type" in guest.source else None
             guest = guest.kernel.path if guest.kernel is not None and guest.kernel.kind == "image" else None
         if isinstance(guest, (str, os.PathLike)):
             with contextlib.suppress(LoadError):        # said again, with the setting that it concerns
-                self._images.get(guest)
+                self._images.get(guest, kind)
 
     def _create(self, guest: Any, name: str | None, paused: bool, settings: dict[str, Any]) -> Domain:
         if isinstance(guest, DomainConfig):
@@ -216,7 +218,7 @@ class Host:
         pages = config.memory // 4096
         domid = self._create_c(config, program, pages)
         try:
-            domain = self._build(domid, config, program, pages)
+            domain = self._build(domid, config, program)
         except BaseException:
             self._domains.pop(domid, None)
             self.dom0.abandon(domid)
@@ -241,14 +243,12 @@ class Host:
         ffi.buffer(c.uuid)[:] = config.uuid.bytes
         return check(lib.xl_domain_create(self.c, c), f"create domain {config.name!r}")
 
-    def _build(self, domid: int, config: DomainConfig, program: Program, pages: int) -> Domain:
+    def _build(self, domid: int, config: DomainConfig, program: Program) -> Domain:
         self._programs[domid] = program
         store_port = check(lib.xl_evtchn_alloc_unbound(self.c, domid, 0), "alloc_unbound", domid)
         console_port = check(lib.xl_evtchn_alloc_unbound(self.c, domid, 0), "alloc_unbound", domid)
         try:
-            built: Built = build(self.c, domid, program.image(pages), pages, max_pages=max(pages, config.maxmem // 4096), privileged=False,
-                                 cmdline=config.command_line, store_port=store_port, console_port=console_port,
-                                 ramdisk=program.ramdisk)
+            built = program.build(self.c, domid, config, store_port=store_port, console_port=console_port)
         except BuildError as error:
             raise config.error(error.key, str(error)) from error
         log = ConsoleLog(self._log_path(config.name))
@@ -258,7 +258,10 @@ class Host:
         domain_nodes(self.dom0.xs, domid, config, store_port=store_port, store_mfn=built.store_mfn, console_port=console_port,
                      console_mfn=built.console_mfn)
         program.install(self, domid, built, nr_vcpus=config.maxvcpus, args=config.command_line)
-        self.dom0.adopt(domid, log, store_port=store_port, store_mfn=built.store_mfn, console_port=console_port)
+        if program.paravirtual:
+            self.dom0.adopt(domid, log, store_port=store_port, store_mfn=built.store_mfn, console_port=console_port)
+        else:
+            self.dom0.adopt_serial(domid, log)
         for number, disk in enumerate(config.disk):
             try:
                 self.dom0.block_service.add(domid, device=disk.device, vdev=disk.vdev, path=disk.target, writable=disk.writable,
@@ -285,6 +288,9 @@ class Host:
         if vcpu != ffi.NULL and vcpu.pause_flags & lib.VPF_lane:        # else another domain has the id by now
             lib.xl_hypercall_complete(vcpu, hypercalls.dispatch(self, vcpu, e.domid))
 
+    def _serial_output(self, e: Any) -> None:
+        self.dom0.drain_console(e.domid)
+
     def _io_stopped(self, e: Any) -> None:
         self.dom0.block_service.io_stopped(e.a, e.b)
 
@@ -299,7 +305,7 @@ class Host:
         crash = ffi.string(info.crash_reason).decode(errors="replace")
         domain.freeze_statistics()
         report = domain.crash_report() if reason in ("crash", "watchdog") else ""
-        ended = ShutdownInfo(reason, crash, domain.traceback, report)
+        ended = ShutdownInfo(reason, crash, domain.traceback, report, None if info.exit_code < 0 else info.exit_code)
         debugger = self.debuggers.get(domain.domid)
         if debugger is None or not debugger.domain_ended(ended):
             self.end(domain, ended)

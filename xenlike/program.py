@@ -1,6 +1,6 @@
-"""What a domain runs, as the host sees it: a guest in Python, or an image of machine code.
+"""What a domain runs, as the host sees it: a guest in Python, a PV image of machine code, or a PC with an image that knows nothing of Xen.
 
-Owns ``Program`` and its two kinds. Called by ``Host``, on the lane: it asks for the layout, installs the program in the built domain,
+Owns ``Program`` and its three kinds. Called by ``Host``, on the lane: it has the domain built, installs the program in it,
 gives it its exits and its crash, and closes it. Nothing else in the host knows which kind it is.
 """
 
@@ -12,29 +12,32 @@ from xenlike.backends import PythonVcpu
 from xenlike.engine import check, ffi, lib
 from xenlike.loaders.errors import LoadError
 from xenlike.loaders.image import ImageCache, KernelImage, read_file
+from xenlike.loaders.pc import PcImage
 from xenlike.loaders.python import load_class
 from xenlike.toolstack import DomainConfig
-from xenlike.toolstack.builder import Built, Image, largest_image
+from xenlike.toolstack.builder import Built, Image, build, largest_image
+from xenlike.toolstack.pc_builder import Modules, build_pc
 
 if TYPE_CHECKING:
     from xenlike.domain import Domain
     from xenlike.host import Host
 
-__all__ = ["ImageProgram", "Program", "PythonProgram", "load_program"]
+__all__ = ["ImageProgram", "PcProgram", "Program", "PythonProgram", "load_program"]
 
 _PYTHON_BASE = 0xFFFFFFFF80000000       # of Python guests: where Linux has its kernel, so that 0 stays unmapped
 _MAPPED_LIMIT = 0x70000000 // 4096      # of the linear mapping above it
 
 
 class Program(Protocol):
-    """What a domain runs. ``backend`` executes its vCPUs, ``guest`` is the Python guest (None: none), ``ramdisk`` is for start_info."""
+    """What a domain runs. ``backend`` executes its vCPUs, ``guest`` is the Python guest (None: none), ``paravirtual``: it has Xen's
+    rings and pages, else a serial port."""
 
     backend: int
     guest: Any
-    ramdisk: bytes
+    paravirtual: bool
 
-    def image(self, pages: int) -> Image:
-        """What the builder lays out in a domain of so many pages."""
+    def build(self, host_c: Any, domid: int, config: DomainConfig, *, store_port: int, console_port: int) -> Built:
+        """Gives the domain its memory and lays out in it what runs. Raises BuildError, XenError."""
 
     def install(self, host: "Host", domid: int, built: Built, *, nr_vcpus: int, args: str) -> None:
         """The domain is built: vCPU 0 gets its first instruction, and comes up. Raises XenError."""
@@ -56,14 +59,18 @@ class PythonProgram:
     """A guest in Python: each vCPU is a kernel of the SDK, run on the lane."""
 
     backend = lib.BACKEND_PYTHON
-    ramdisk = b""
+    paravirtual = True
 
     def __init__(self, guest: Any) -> None:
         self.guest = guest
         self._vcpus: list[PythonVcpu] = []
 
     def image(self, pages: int) -> Image:
+        """What the builder lays out in a domain of so many pages."""
         return largest_image(_PYTHON_BASE, pages, _MAPPED_LIMIT)
+
+    def build(self, host_c: Any, domid: int, config: DomainConfig, *, store_port: int, console_port: int) -> Built:
+        return _build_pv(host_c, domid, config, self.image(_pages(config)), store_port, console_port)
 
     def install(self, host: "Host", domid: int, built: Built, *, nr_vcpus: int, args: str) -> None:
         self.guest.install(domid=domid, start_info_va=built.start_info, virt_base=built.virt_base, image_pages=0,
@@ -91,19 +98,22 @@ class ImageProgram:
 
     backend = lib.BACKEND_INTERP
     guest = None
+    paravirtual = True
 
     def __init__(self, kernel: KernelImage, ramdisk: bytes = b"") -> None:
         self.kernel, self.ramdisk = kernel, ramdisk
         self._vcpus: list[Any] = []
 
-    def image(self, pages: int) -> Image:
-        return Image.of_kernel(self.kernel)
+    def build(self, host_c: Any, domid: int, config: DomainConfig, *, store_port: int, console_port: int) -> Built:
+        return _build_pv(host_c, domid, config, Image.of_kernel(self.kernel), store_port, console_port, self.ramdisk)
 
     def install(self, host: "Host", domid: int, built: Built, *, nr_vcpus: int, args: str) -> None:
-        vcpus = [lib.xl_vcpu(host.c, domid, n) for n in range(nr_vcpus)]
-        check(lib.xl_vcpu_set_regs(vcpus[0], self.kernel.entry, built.stack_top, built.start_info), "set registers", domid)
-        self._vcpus = vcpus
-        lib.xl_vcpu_up(vcpus[0])
+        self._vcpus = [lib.xl_vcpu(host.c, domid, n) for n in range(nr_vcpus)]
+        self._set_entry(domid, built)
+        lib.xl_vcpu_up(self._vcpus[0])
+
+    def _set_entry(self, domid: int, built: Built) -> None:
+        check(lib.xl_vcpu_set_regs(self._vcpus[0], self.kernel.entry, built.stack_top, built.start_info), "set registers", domid)
 
     def run(self, vcpu: int) -> None:
         raise AssertionError("a vCPU of machine code on the lane")
@@ -124,6 +134,33 @@ class ImageProgram:
         self._vcpus = []
 
 
+class PcProgram(ImageProgram):
+    """An image for a plain PC (docs/pc.md). Its console is the serial port."""
+
+    paravirtual = False
+
+    def __init__(self, kernel: PcImage, modules: Modules) -> None:
+        self.image, self.modules = kernel, modules
+        self.backend = lib.BACKEND_PC
+        self._vcpus = []
+
+    def build(self, host_c: Any, domid: int, config: DomainConfig, *, store_port: int, console_port: int) -> Built:
+        return build_pc(host_c, domid, self.image, config.memory, nr_vcpus=config.maxvcpus, cmdline=config.command_line, modules=self.modules)
+
+    def _set_entry(self, domid: int, built: Built) -> None:
+        """The builder did."""
+
+
+def _pages(config: DomainConfig) -> int:
+    return config.memory // 4096
+
+
+def _build_pv(host_c: Any, domid: int, config: DomainConfig, image: Image, store_port: int, console_port: int, ramdisk: bytes = b"") -> Built:
+    pages = _pages(config)
+    return build(host_c, domid, image, pages, max_pages=max(pages, config.maxmem // 4096), privileged=False, cmdline=config.command_line,
+                 store_port=store_port, console_port=console_port, ramdisk=ramdisk)
+
+
 def _wait_of(pause_flags: int) -> str:
     for flag, text in ((lib.VPF_down, "down"), (lib.VPF_paused, "paused"), (lib.VPF_lane, "in a hypercall that Python answers"),
                        (lib.VPF_blocked, "blocked until an event comes")):
@@ -138,15 +175,20 @@ def load_program(config: DomainConfig, images: ImageCache) -> Program:
     assert kernel is not None           # check_supported
     if kernel.kind == "python":
         return PythonProgram(_python_guest(config))
+    kind = config.type if "type" in config.source else None
     try:
-        image = images.get(kernel.path)
+        image = images.get(kernel.path, kind)
     except LoadError as error:
         raise config.error("kernel", str(error)) from error
     try:
         ramdisk = read_file(config.ramdisk, config.memory) if config.ramdisk is not None else b""
     except LoadError as error:
         raise config.error("ramdisk", str(error), hint="it must fit the domain's memory") from error
-    return ImageProgram(image, ramdisk)
+    if isinstance(image, KernelImage):
+        return ImageProgram(image, ramdisk)
+    if config.maxvcpus > lib.PC_MAX_VCPUS:
+        raise config.error("maxvcpus", f"{config.maxvcpus} vCPUs: {lib.PC_MAX_VCPUS} is the most that a PC has")
+    return PcProgram(image, [] if config.ramdisk is None else [(str(config.ramdisk), ramdisk)])
 
 
 def _python_guest(config: DomainConfig) -> Any:

@@ -174,7 +174,8 @@ struct domain *domain_create(struct host *h, const struct domain_config *c, int 
     if (!d)
         return NULL;
     *d = (struct domain){ .host = h, .privileged = c->privileged, .state = DOM_paused_new, .refcount = 1, .pause_count = 1,
-                          .nr_vcpus = c->nr_vcpus, .weight = c->weight ? (u16)c->weight : 256 };
+                          
+                          .exit_code = -1, .nr_vcpus = c->nr_vcpus, .weight = c->weight ? (u16)c->weight : 256 };
     memcpy(d->uuid, c->uuid, sizeof d->uuid);
     domain_watchdogs_init(d);
     d->dying = true;                    /* nobody finds it before it is whole */
@@ -326,6 +327,9 @@ void domain_kill(struct domain *d)
     for (u32 i = 0; i < d->nr_vcpus; i++)
         if (d->vcpu[i])
             sched_vcpu_destroy(d->vcpu[i]);
+    for (u32 i = 0; i < d->nr_vcpus; i++)
+        if (d->vcpu[i] && vcpu_backend(d->vcpu[i])->stop)
+            vcpu_backend(d->vcpu[i])->stop(d->vcpu[i]);
     evtchn_destroy(d);
     grant_release_mappings(d);
     grant_destroy(d);

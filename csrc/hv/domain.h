@@ -28,7 +28,7 @@ struct pv_ports {
     u64 pit_start;                      /* system time when it began to count */
 };
 
-/* What a debugger asked for (pv/debug.c). Changed only while every vCPU of the domain rests with VPF_debug. */
+/* What a debugger asked for (hv/debug.c). Changed only while every vCPU of the domain rests with VPF_debug. */
 enum { DEBUG_POINTS = 64 };
 struct debug_state {
     bool attached;
@@ -63,6 +63,8 @@ struct domain {
     struct grant_state gt;
     struct pv_ports ports;
     struct debug_state debug;
+    struct pc *pc;                      /* the machine around BACKEND_PC's vCPUs (pc/pc.h); NULL: no PC */
+    s32 exit_code;                      /* what a PC guest gave the debug-exit port, as QEMU reports it; -1: nothing. [lock] */
     spinlock_t bus_lock;                /* locked accesses of machine code that cross a page; leaf */
     struct timer watchdog[2];
     u32 watchdog_inuse;

@@ -3,7 +3,7 @@
 #define XL_HV_STATES_H
 
 /* What executes a vCPU. The rest of the hypervisor cannot tell them apart. */
-enum backend_kind { BACKEND_PYTHON = 0, BACKEND_SCRIPT = 1, BACKEND_INTERP = 2, NR_BACKENDS };
+enum backend_kind { BACKEND_PYTHON = 0, BACKEND_SCRIPT = 1, BACKEND_INTERP = 2, BACKEND_PC = 3, NR_BACKENDS };
 
 /* pause_flags: the vCPU may run only while this is 0 (Xen's VPF_*). */
 enum {
@@ -27,6 +27,7 @@ enum debug_kind { DEBUG_EXEC, DEBUG_WRITE, DEBUG_READ, DEBUG_ACCESS, NR_DEBUG_KI
 enum debug_reason { DEBUG_BREAKPOINT, DEBUG_WATCHPOINT, DEBUG_STEPPED };
 
 enum { MAX_VCPUS = 128 };       /* of a domain */
+enum { PC_MAX_VCPUS = 8 };      /* of a plain PC: what flat logical destinations can name */
 
 enum domain_state { DOM_paused_new, DOM_running, DOM_shutdown, DOM_dying, DOM_dead };
 

@@ -67,6 +67,13 @@ struct vcpu {
     struct vcpu_arch arch;
     u64 burn_ns;                /* BACKEND_PYTHON: compute time still to burn before the coroutine goes on. [self] */
     struct script *script;      /* BACKEND_SCRIPT */
+    struct {                    /* hv/debug.c. [self; the lane while it rests] */
+        bool step;              /* stop after this one instruction */
+        bool resumed;           /* the instruction at resumed_at, where it was let go, is not to stop it again */
+        u64 resumed_at;
+        bool watch_hit;         /* the instruction under way touched watched memory ... */
+        u64 watch_va;           /* ... here */
+    } debug;
     u64 stats[STAT_NR];         /* [self]; readers tolerate tearing */
     u64 work;                   /* what the hypercall under way has cost so far: hypercall_charge(). [self] */
     u64 hypercall_count[64];    /* by number; numbers >= 64 are -ENOSYS and not counted. [self] */

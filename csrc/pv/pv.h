@@ -2,8 +2,7 @@
  *
  * Owns: struct pv_cpu. Called by: the pCPU loop and dispatch through pv_backend, the x86 engine through pv_ops, xenlike.h. Files: run.c
  * the loop and the clock, traps.c entries into the guest kernel, iret.c the way back and segments, emulate.c privileged instructions,
- * msr.c, cpuid.c, ports.c what those reach, debug.c for gdb, state.c registers from outside. Section numbers are those of Xen's PV ABI
- * notes (docs/design.md).
+ * msr.c, cpuid.c, ports.c what those reach, state.c registers from outside. Section numbers are those of Xen's PV ABI notes (docs/design.md).
  *
  * Guest mode (machine/mmu.h). The engine runs in guest mode, so every x86_ops function is called in it. What may wait for other vCPUs or
  * takes a lock (hypercalls, descriptors, page-table writes, emulation, crashes) is done between vcpu_leave_guest and vcpu_enter_guest. The
@@ -12,6 +11,7 @@
 #ifndef XL_PV_PV_H
 #define XL_PV_PV_H
 
+#include "hv/debug.h"
 #include "hv/host.h"
 #include "x86/cpu.h"
 
@@ -24,11 +24,6 @@ struct pv_cpu {
     bool cold;                  /* its hypercall's result comes from Python */
     bool failsafe;              /* VCPUOP_initialise gave it selectors that cannot be loaded: it starts at the failsafe callback */
     bool nmi_masked;            /* from the delivery of an NMI until the next iret */
-    bool step;                  /* debugger: stop after this one instruction */
-    bool resumed;               /* debugger: the instruction at resumed_at, where it was let go, is not to stop it again */
-    u64 resumed_at;
-    bool watch_hit;             /* debugger: the instruction under way touched watched memory ... */
-    u64 watch_va;               /* ... here */
 };
 
 static inline struct pv_cpu *pv_cpu_of(struct x86_cpu *c) { return container_of(c, struct pv_cpu, cpu); }
@@ -99,18 +94,6 @@ void pv_cpuid(struct x86_cpu *c, u32 leaf, u32 subleaf, u32 out[4]);    /* an x8
 u32  pv_port_read(struct vcpu *v, u16 port, unsigned size);
 void pv_port_write(struct vcpu *v, u16 port, unsigned size, u32 value);
 void pv_hypercall_page(u8 *page);       /* 4096 bytes, 128 stubs (section 2.1) */
-
-/* ---- debug.c ----------------------------------------------------------------------------------------------------- */
-
-bool pv_debug(struct x86_cpu *c);       /* an x86_ops.debug */
-void pv_watch(struct x86_cpu *c, u64 va, unsigned size, bool write);
-/* The vCPU has come out of the engine because of the debugger: stops the domain and tells the lane. Not in guest mode. */
-void pv_debug_stopped(struct vcpu *v);
-void pv_debug_stop(struct domain *d);           /* returns when every vCPU rests */
-void pv_debug_attach(struct domain *d, bool on);        /* stops it; off: forgets all points and lets it go */
-/* Adds or removes a point; the domain is stopped. -EINVAL: kind, length, not there; -ENOSPC. */
-int  pv_debug_point(struct domain *d, bool add, unsigned kind, u64 va, u32 len);
-void pv_debug_go(struct domain *d, struct vcpu *only, bool step);       /* only NULL: all of them */
 
 /* ---- state.c ----------------------------------------------------------------------------------------------------- */
 

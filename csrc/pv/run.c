@@ -96,8 +96,8 @@ static void pv_run(struct vcpu *v, const u64 *stop_at)
             pv_test_events(v);
         enum x86_exit exit = must_park(v) ? X86_STOPPED : x86_run(c, held ? 1 : n);
         vcpu_leave_guest(v);
-        if (unlikely(exit == X86_DEBUGGER || p->watch_hit))
-            pv_debug_stopped(v);
+        if (unlikely(exit == X86_DEBUGGER || v->debug.watch_hit))
+            debug_stopped(v);
     }
 }
 
@@ -113,6 +113,7 @@ static int pv_create(struct vcpu *v)
     v->cpu = &p->cpu;
     p->cpu.tlb = v->tlb;
     p->cpu.ops = &pv_ops;
+    p->cpu.owner = v;
     p->cpu.attention = &v->exit_work;
     p->cpu.features = x86_features_supported();
     p->cpu.bus_lock = &v->domain->bus_lock;
@@ -177,5 +178,5 @@ static void no_out(struct x86_cpu *c, u16 port, unsigned size, u32 value) { x86_
 const struct x86_ops pv_ops = {
     .name = "pv", .page = page, .store = store, .exception = pv_exception, .soft_int = pv_soft_int, .syscall = pv_syscall,
     .sysenter = pv_sysenter, .descriptor = pv_descriptor, .cpuid = pv_cpuid, .tsc = tsc, .rdmsr = no_rdmsr, .wrmsr = no_wrmsr, .in = no_in,
-    .out = no_out, .debug = pv_debug, .watch = pv_watch,
+    .out = no_out, .debug = debug_check, .watch = debug_watch,
 };

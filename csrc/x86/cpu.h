@@ -118,6 +118,7 @@ struct x86_cpu {
     u64 limit;                  /* x86_run's budget, as a value of retired; each delivery of an exception or interrupt lowers it by one */
     const struct x86_insn *insn;/* the one under way (valid in ops called from it, and in ops->exception of what it raised); NULL: fetch failed */
     const struct x86_ops *ops;
+    void *owner;                /* whose CPU it is; the ops know what that is. hv/: a struct vcpu */
     jmp_buf *unwind;            /* of the x86_run under way: where x86_raise goes */
     struct x86_exception exc;   /* what x86_raise raised */
 
@@ -145,7 +146,12 @@ struct x86_cpu {
 };
 enum { X86_STRICT_ALIGN = 1, X86_STRICT_BREAKPOINT = 2, X86_STRICT_DEBUGGER = 4 };
 
-struct x86_fault { u64 va; u32 error; };        /* PFEC_* (machine/frame.h) */
+struct x86_fault {
+    u64 va;
+    u32 error;                  /* PFEC_* (machine/frame.h) */
+    bool mmio;                  /* no fault: the page is there and allowed, but a device's, at guest-physical pa (page-aligned): ops->mmio */
+    u64 pa;
+};
 
 /* Guest-physical memory for the CPU's own paging (paging.c): host address of the page at guest-physical `pa` (page-aligned), NULL: none. */
 typedef u8 *x86_phys_fn(struct x86_cpu *c, u64 pa, bool write);
@@ -159,6 +165,8 @@ struct x86_ops {
     /* A store of `size` bytes that page() refused. NULL: none. compare: *old is what memory must hold (else *old := what it holds, nothing
      * stored). True: done as an instruction would. PV: writable page tables. Does not raise. */
     bool (*store)(struct x86_cpu *c, const struct x86_fault *f, unsigned size, bool compare, u64 *old, u64 value);
+    /* An access of 1 to 8 bytes in one page where page() said mmio. Returns what a read finds. NULL: there are no devices. Does not raise. */
+    u64 (*mmio)(struct x86_cpu *c, u64 pa, unsigned size, bool write, u64 value);
     /* Delivers c->exc: c->r[X86_RIP] is the address to return to. May be called outside of an instruction. */
     void (*exception)(struct x86_cpu *c, const struct x86_exception *e);
     void (*interrupt)(struct x86_cpu *c);       /* X86_SLOW_INTERRUPT: an interrupt waits and IF allows it. NULL: none */
@@ -176,6 +184,7 @@ struct x86_ops {
     bool (*debug)(struct x86_cpu *c);           /* X86_SLOW_DEBUGGER: before each instruction. True: x86_run returns X86_DEBUGGER */
     void (*watch)(struct x86_cpu *c, u64 va, unsigned size, bool write);        /* X86_STRICT_DEBUGGER: a data access was made */
     void (*segment_loaded)(struct x86_cpu *c, unsigned seg);    /* NULL: nobody cares */
+    void (*cr8_written)(struct x86_cpu *c);     /* NULL: nobody cares */
     x86_phys_fn *phys;          /* what PDPTEs are read through; also: x86_derive sets tlb_set by CPL. NULL (PV): tlb_set is the owner's business */
 };
 

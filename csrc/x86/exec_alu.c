@@ -13,6 +13,10 @@ u64 x86_rmw(struct x86_cpu *c, const struct x86_insn *i, u64 off, unsigned size,
         x86_host_set(p, size, f(old, b, size, flags));
         return old;
     }
+    if (unlikely(!p) && x86_is_device(c, i->mem_seg, off, size)) {
+        x86_store_slow(c, i->mem_seg, off, size, f(old, b, size, flags));
+        return old;
+    }
     do {
         *flags = before;
         x = f(old, b, size, flags);

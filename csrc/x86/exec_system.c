@@ -166,6 +166,8 @@ static void mov_cr(struct x86_cpu *c, const struct x86_insn *i)
         if (value & ~15ul)
             x86_raise_error(c, X86_GP, 0);
         c->cr8 = value;
+        if (c->ops->cr8_written)
+            c->ops->cr8_written(c);
     }
 }
 

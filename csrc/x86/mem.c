@@ -98,15 +98,40 @@ static inline struct span span_find(struct x86_cpu *c, unsigned seg, u64 off, un
     return s;
 }
 
-static inline struct span span_of(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, bool write)
+/* A page of the access is a device's (f->mmio), else it is a page fault. All of it is checked before any of it is done: in pieces of 8 bytes, or,
+ * where it crosses into another page, byte by byte. */
+static void device_access(struct x86_cpu *c, unsigned seg, const struct span *s, unsigned size, bool write, const struct x86_fault *f, void *data)
 {
-    struct x86_fault f;
-    struct span s = span_find(c, seg, off, size, write, &f);
-    if (unlikely(!s.part[0]))
-        x86_raise_page_fault(c, &f);
-    if (unlikely(c->strict))
-        strict_access(c, seg, s.lin, size, write);
-    return s;
+    u8 *bytes = data, *page[2] = { NULL, NULL };
+    struct x86_fault at[2] = { *f, *f };
+    unsigned in_first = PAGE_SIZE - s->lin % PAGE_SIZE;
+    bool crosses = in_first < size;
+    if (!f->mmio)
+        x86_raise_page_fault(c, f);
+    for (unsigned k = 0; crosses && k < 2; k++) {
+        page[k] = host_page(c, seg, k ? (s->lin + in_first) & lin_mask(c, seg) : s->lin, write, &at[k]);
+        if (!page[k] && !at[k].mmio)
+            x86_raise_page_fault(c, &at[k]);
+    }
+    if (c->strict)
+        strict_access(c, seg, s->lin, size, write);
+    for (unsigned done = 0, step; done < size; done += step) {
+        unsigned k = done >= in_first;
+        u64 in_page = (s->lin + done) % PAGE_SIZE, value = 0;
+        step = crosses ? 1 : size - done < 8 ? size - done : 8;
+        if (page[k]) {
+            if (write)
+                page[k][in_page] = bytes[done];
+            else
+                bytes[done] = page[k][in_page];
+            continue;
+        }
+        if (write)
+            memcpy(&value, bytes + done, step);
+        value = c->ops->mmio(c, at[k].pa + in_page, step, write, value);
+        if (!write)
+            memcpy(bytes + done, &value, step);
+    }
 }
 
 static void span_read(const struct span *s, void *out, unsigned size)
@@ -153,10 +178,17 @@ static inline void host_store(u8 *p, unsigned size, u64 value)
 
 u64 x86_load_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size)
 {
-    struct span s = span_of(c, seg, off, size, false);
+    struct x86_fault f;
+    struct span s = span_find(c, seg, off, size, false, &f);
+    u64 value = 0;
+    if (unlikely(!s.part[0])) {
+        device_access(c, seg, &s, size, false, &f, &value);
+        return value;
+    }
+    if (unlikely(c->strict))
+        strict_access(c, seg, s.lin, size, false);
     if (likely(s.n == size))
         return host_load(s.part[0], size);
-    u64 value = 0;
     span_read(&s, &value, size);
     return value;
 }
@@ -168,8 +200,8 @@ void x86_store_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, u64
     if (unlikely(!s.part[0])) {
         u64 old = 0;
         if (s.n != size || !c->ops->store || !c->ops->store(c, &f, size, false, &old, value))
-            x86_raise_page_fault(c, &f);
-        if (c->strict)
+            device_access(c, seg, &s, size, true, &f, &value);
+        else if (c->strict)
             strict_access(c, seg, s.lin, size, true);
         return;
     }
@@ -183,13 +215,27 @@ void x86_store_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, u64
 
 void x86_load_bytes(struct x86_cpu *c, unsigned seg, u64 off, void *out, unsigned n)
 {
-    struct span s = span_of(c, seg, off, n, false);
+    struct x86_fault f;
+    struct span s = span_find(c, seg, off, n, false, &f);
+    if (unlikely(!s.part[0])) {
+        device_access(c, seg, &s, n, false, &f, out);
+        return;
+    }
+    if (unlikely(c->strict))
+        strict_access(c, seg, s.lin, n, false);
     span_read(&s, out, n);
 }
 
 void x86_store_bytes(struct x86_cpu *c, unsigned seg, u64 off, const void *in, unsigned n)
 {
-    struct span s = span_of(c, seg, off, n, true);
+    struct x86_fault f;
+    struct span s = span_find(c, seg, off, n, true, &f);
+    if (unlikely(!s.part[0])) {
+        device_access(c, seg, &s, n, true, &f, (void *)in);
+        return;
+    }
+    if (unlikely(c->strict))
+        strict_access(c, seg, s.lin, n, true);
     span_write(&s, in, n);
 }
 
@@ -197,7 +243,7 @@ void x86_probe_write(struct x86_cpu *c, unsigned seg, u64 off, unsigned n)
 {
     struct x86_fault f;
     struct span s = span_find(c, seg, off, n, true, &f);
-    if (!s.part[0])
+    if (!s.part[0] && !f.mmio)
         x86_raise_page_fault(c, &f);
 }
 
@@ -213,8 +259,8 @@ u8 *x86_rmw_ptr(struct x86_cpu *c, unsigned seg, u64 off, unsigned size)
     struct x86_fault f;
     struct span s = span_find(c, seg, off, size, true, &f);
     if (unlikely(!s.part[0])) {
-        if (s.n == size && c->ops->store)
-            return NULL;                /* x86_cmpxchg_slow tries the hook */
+        if (f.mmio || (s.n == size && c->ops->store))
+            return NULL;                /* x86_cmpxchg_slow tries the hook, or asks the device */
         x86_raise_page_fault(c, &f);
     }
     if (s.n != size)
@@ -222,6 +268,12 @@ u8 *x86_rmw_ptr(struct x86_cpu *c, unsigned seg, u64 off, unsigned size)
     if (unlikely(c->strict))
         strict_access(c, seg, s.lin, size, true);
     return s.part[0];
+}
+
+bool x86_is_device(struct x86_cpu *c, unsigned seg, u64 off, unsigned size)
+{
+    struct x86_fault f = NO_FAULT;
+    return c->ops->mmio && !span_find(c, seg, off, size, true, &f).part[0] && f.mmio;
 }
 
 __attribute__((no_sanitize("alignment"))) static bool host_cmpxchg(u8 *p, unsigned size, u64 *old, u64 value)
@@ -243,6 +295,14 @@ bool x86_cmpxchg_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, u
     struct span s = span_find(c, seg, off, size, true, &f);
     u64 expected = *old;
     if (!s.part[0]) {
+        if (f.mmio) {
+            u64 found = 0;
+            device_access(c, seg, &s, size, false, &f, &found);
+            if (found == expected)
+                device_access(c, seg, &s, size, true, &f, &value);
+            *old = found;
+            return found == expected;
+        }
         if (s.n != size || !c->ops->store || !c->ops->store(c, &f, size, true, old, value))
             x86_raise_page_fault(c, &f);
         if (c->strict)

@@ -27,6 +27,8 @@ u8 *x86_rmw_ptr(struct x86_cpu *c, unsigned seg, u64 off, unsigned size);
 /* Compare-and-swap of a memory operand by any road (page-crossing, store hook), atomic towards other vCPUs. True: *old was there and
  * value is stored; false: *old := what is there. */
 bool x86_cmpxchg_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, u64 *old, u64 value);
+/* The access goes to a device (x86_ops.mmio): a loop that reads and compares might never end there, as its registers change by themselves. */
+bool x86_is_device(struct x86_cpu *c, unsigned seg, u64 off, unsigned size);
 /* #GP(0) or #SS(0) unless off .. off+size-1 lies in the segment (not in 64-bit mode) and is canonical. Returns the linear address. */
 u64 x86_linear(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, bool write);
 

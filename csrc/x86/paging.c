@@ -67,6 +67,13 @@ static u8 *fault(struct x86_fault *f, u64 va, u32 error)
     return NULL;
 }
 
+/* The walk went well, and there is no memory at pa: a device's registers, or nothing at all. */
+static u8 *no_memory(struct x86_fault *f, u64 va, u64 pa, u32 error)
+{
+    *f = (struct x86_fault){ .va = va, .error = error, .mmio = true, .pa = pa };
+    return NULL;
+}
+
 static u8 *fill(struct x86_cpu *c, u64 va, u8 *page, bool write, bool exec)
 {
     u64 tag = tlb_tag(c->tlb, va);
@@ -83,8 +90,9 @@ u8 *x86_page_walk(struct x86_cpu *c, u64 va, unsigned access, struct x86_fault *
 {
     bool user = c->tlb_set != 0, write = access == MMU_WRITE, exec = access == MMU_EXEC;
     if (!(c->cr0 & X86_CR0_PG)) {
-        u8 *page = phys(c, (u32)va & ~(u32)(PAGE_SIZE - 1), write);
-        return page ? fill(c, va, page, write, true) : fault(f, va, write ? PFEC_write : 0);
+        u32 pa = (u32)va & ~(u32)(PAGE_SIZE - 1);
+        u8 *page = phys(c, pa, write);
+        return page ? fill(c, va, page, write, true) : no_memory(f, va, pa, write ? PFEC_write : 0);
     }
 
     bool pae = c->cr4 & X86_CR4_PAE, nxe = pae && c->efer & X86_EFER_NXE;
@@ -130,7 +138,7 @@ again:;
     u64 pa = (entry & (pae ? ADDR_MASK : 0xfffff000) & ~(size - 1)) | (va & (size - 1) & ~(u64)(PAGE_SIZE - 1));
     u8 *page = phys(c, pa, write);
     if (!page)
-        return fault(f, va, error);
+        return no_memory(f, va, pa, error);
     /* As hardware does, a read may enable later writes where the page is dirty already; but only if phys would agree. */
     if (!write && writable && dirty)
         dirty = phys(c, pa, true) == page;

@@ -44,7 +44,7 @@ void x86_probe_descriptor(struct x86_cpu *c, u16 sel)
 void x86_update_descriptor(struct x86_cpu *c, u16 sel, u32 set, u32 clear)
 {
     u64 lin = descriptor_address(c, sel) + 4, old = x86_sys_load(c, lin, 4);
-    while (!x86_cmpxchg_slow(c, X86_SYS_SEG, lin, 4, &old, ((u32)old | set) & ~clear))
+    while (!x86_is_device(c, X86_SYS_SEG, lin, 4) && !x86_cmpxchg_slow(c, X86_SYS_SEG, lin, 4, &old, ((u32)old | set) & ~clear))
         ;
 }
 

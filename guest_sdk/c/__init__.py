@@ -1,4 +1,4 @@
-"""The SDK for paravirtual guests in C: where its files are, and the compiler's options.
+"""The SDK for guests in C, paravirtual and bare metal: where its files are, and the compiler's options.
 
 Owns: nothing at run time; guests are built by ``guest.mk`` here, which ``python -m guest_sdk.c --mk`` names. docs/c-sdk.md is the
 tutorial. The ABI headers lie in ``include/xen`` of an installed package, and in the hypervisor's sources in its repository.
@@ -26,9 +26,9 @@ def abi_include() -> Path:
     raise FileNotFoundError(f"the ABI headers (xen/xen.h) are neither below '{directory()}' nor in a source tree: reinstall xenlike")
 
 
-def makefile() -> Path:
-    """The file that a guest's Makefile includes."""
-    return directory() / "guest.mk"
+def makefile(kind: str = "pv") -> Path:
+    """The file that a guest's Makefile includes: of a paravirtual guest, or ("pc") of one for a plain PC."""
+    return directory() / {"pv": "guest.mk", "pc": "pc/pc.mk"}[kind]
 
 
 def cflags(cc: str = "cc") -> list[str]:

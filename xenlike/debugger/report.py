@@ -49,10 +49,12 @@ def vcpu_text(domain: "Domain", number: int) -> str:
     return "\n".join(rows)
 
 
-def _decoder() -> Any:
+def _decoder(domain: "Domain", number: int) -> Any:
     import capstone
 
-    return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    r = _regs(domain, number)
+    mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32}.get(r.mode if r else 64, capstone.CS_MODE_64)
+    return capstone.Cs(capstone.CS_ARCH_X86, mode)
 
 
 def code_text(domain: "Domain", number: int, rip: int) -> str:
@@ -60,7 +62,7 @@ def code_text(domain: "Domain", number: int, rip: int) -> str:
     after = next((data for n in range(_CODE_AFTER, 0, -1) if (data := _read(domain, number, rip, n))), b"")
     if not after:
         return f"{rip:#x} cannot be read"
-    md, lines = _decoder(), []
+    md, lines = _decoder(domain, number), []
     for back in range(_CODE_BEFORE, 0, -1):     # the farthest start whose instructions end exactly at rip
         before = _read(domain, number, rip - back, back) if rip >= back else b""
         found = list(md.disasm(before, rip - back)) if before else []
@@ -86,23 +88,27 @@ def walk_text(domain: "Domain", number: int, va: int) -> str:
     r = _regs(domain, number)
     if r is None or va != (va & 2**47 - 1) and va >> 47 != 2**17 - 1:
         return f"{va:#x} is not canonical"
-    host, table, rows = domain.host.c, r.cr3 >> 12, []
+    host, table, rows, pc = domain.host.c, r.cr3 >> 12 & 0xFFFFFFFFFF, [], not domain.program.paravirtual
+    if pc and not r.efer & 1 << 10:
+        return f"   {va:#x}: no 4-level paging (cr0 {r.cr0:#x}, cr4 {r.cr4:#x})"
+    frame = "page" if pc else "mfn"
     for level in range(4, 0, -1):
         index = va >> (12 + 9 * (level - 1)) & 511
         buf = ffi.new("u8[8]")
-        if lib.xl_frame_read(host, lib.DOMID_INVALID, table, index * 8, buf, 8):
-            rows.append(f"   L{level} mfn {table:#x} cannot be read")
+        if lib.xl_pc_read(host, domain.domid, table * 4096 + index * 8, buf, 8) if pc else (
+                lib.xl_frame_read(host, lib.DOMID_INVALID, table, index * 8, buf, 8)):
+            rows.append(f"   L{level} {frame} {table:#x} cannot be read")
             break
         entry = int.from_bytes(ffi.buffer(buf), "little")
         present = entry & 1
         flags = " ".join(name for bit, name in _ENTRY_FLAGS if entry >> bit & 1)
-        rows.append(f"   L{level}[{index:3}] in mfn {table:#7x}: {entry:016x} {flags if present else 'not present'}")
-        if not present:
+        rows.append(f"   L{level}[{index:3}] in {frame} {table:#7x}: {entry:016x} {flags if present else 'not present'}")
+        if not present or level > 1 and entry >> 7 & 1:
             break
         table = entry >> 12 & 0xFFFFFFFFFF
     else:
         info = ffi.new("struct xl_frame_info *")
-        if not lib.xl_frame_info(host, table, info):
+        if not pc and not lib.xl_frame_info(host, table, info):
             rows.append(f"   mfn {table:#x}: domain {info.owner}'s, {_TYPES.get(info.type, info.type)} x{info.type_count}, {info.count} references")
     return "\n".join(rows)
 

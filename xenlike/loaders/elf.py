@@ -1,4 +1,4 @@
-"""ELF64 files: header, program headers, sections, areas of notes. Nothing about Xen.
+"""ELF files, 64-bit and 32-bit: header, program headers, sections, areas of notes. Nothing about Xen.
 
 Owns the format (System V ABI, chapters 4 and 5). Called by ``image`` and ``notes``. The file is hostile: every offset and size is
 checked before it is used, nothing is allocated by what a header says, and each table is walked once. It is 150 lines instead of a library
@@ -23,6 +23,9 @@ _TYPES = {0: "no type", 1: "a relocatable object (link it first)", 4: "a core du
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR = struct.Struct("<IIQQQQQQ")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
+_EHDR32 = struct.Struct("<16sHHIIIIIHHHHHH")
+_PHDR32 = struct.Struct("<IIIIIIII")
+_SHDR32 = struct.Struct("<IIIIIIIIII")
 _MAX_HEADERS = 0xFFFE                   # 0xffff: PN_XNUM, the count is elsewhere; no kernel has so many
 _ONE_PAST = 1 << 64
 
@@ -53,23 +56,26 @@ class Section:
 
 
 class Elf:
-    """A parsed ELF64 file for x86-64. Raises LoadError for anything that is not one."""
+    """A parsed ELF64 file for x86-64, or with ``bits32`` also an ELF32 file for i386. Raises LoadError for anything that is not one."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, bits32: bool = False) -> None:
         self.data = memoryview(data)
         if len(data) < 20 or data[:4] != b"\x7fELF":
             raise LoadError("is not an ELF file" if data[:4] != b"\x7fELF" else "is an ELF header cut short", field="e_ident")
         machine = int.from_bytes(data[18:20], "little")
-        if data[4] == 1:
+        self.bits = 32 if data[4] == 1 and bits32 else 64
+        if data[4] == 1 and not bits32:
             raise LoadError("1: this is a 32-bit image, and only 64-bit PV guests run here", field="EI_CLASS",
-                            hint="build it for x86-64" if machine == _EM_386 else "")
-        if data[4] != 2 or data[5] != 1:
+                            hint="a PV guest is built for x86-64; a plain PC runs 32-bit files that have a multiboot header"
+                            if machine == _EM_386 else "")
+        if data[4] != self.bits // 32 or data[5] != 1:
             raise LoadError(f"class {data[4]}, data {data[5]}: not a little-endian 64-bit file", field="e_ident")
-        if len(data) < _EHDR.size:
-            raise LoadError(f"the file has {len(data)} bytes and its header alone {_EHDR.size}", field="ELF header", hint="is it truncated?")
+        header, self._phdr, self._shdr = (_EHDR, _PHDR, _SHDR) if self.bits == 64 else (_EHDR32, _PHDR32, _SHDR32)
+        if len(data) < header.size:
+            raise LoadError(f"the file has {len(data)} bytes and its header alone {header.size}", field="ELF header", hint="is it truncated?")
         (_, kind, machine, _, self.entry, self._phoff, self._shoff, _, _, self._phentsize, self._phnum, self._shentsize, self._shnum,
-         self._shstrndx) = _EHDR.unpack_from(data)
-        if machine != _EM_X86_64:
+         self._shstrndx) = header.unpack_from(data)
+        if machine != _EM_X86_64 and not (bits32 and machine == _EM_386):
             raise LoadError(f"{machine} ({_MACHINES.get(machine, 'unknown')}): only x86-64 (62) runs here", field="e_machine")
         if kind not in (2, 3):
             raise LoadError(f"{kind}: not an executable but {_TYPES.get(kind, 'something else')}", field="e_type")
@@ -88,8 +94,11 @@ class Elf:
     def _segments(self) -> Iterator[Segment]:
         if not self._phnum:
             raise LoadError("0: a file without program headers has nothing to load", field="e_phnum")
-        table = self._table("ph", self._phoff, self._phentsize, self._phnum, _PHDR)
-        for n, (kind, flags, offset, vaddr, paddr, filesz, memsz, _) in enumerate(table):
+        table = self._table("ph", self._phoff, self._phentsize, self._phnum, self._phdr)
+        for n, row in enumerate(table):
+            if self.bits == 32:         # where p_flags stands elsewhere
+                row = (row[0], row[6], *row[1:6], row[7])
+            kind, flags, offset, vaddr, paddr, filesz, memsz, _ = row
             yield Segment(n, kind, flags, offset, vaddr, paddr, filesz, memsz)
 
     def loads(self) -> list[Segment]:
@@ -125,7 +134,7 @@ class Elf:
         """The section headers; none is not an error. Raises LoadError."""
         if not self._shoff or not self._shnum:
             return []
-        rows = list(self._table("sh", self._shoff, self._shentsize, self._shnum, _SHDR))
+        rows = list(self._table("sh", self._shoff, self._shentsize, self._shnum, self._shdr))
         names = b""
         if self._shstrndx < len(rows) and rows[self._shstrndx][1] != SHT_NOBITS:
             names = self.contents("section names", *rows[self._shstrndx][4:6]).tobytes()

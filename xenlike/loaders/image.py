@@ -16,6 +16,7 @@ from . import bzimage
 from .elf import Elf
 from .errors import LoadError, shown
 from .notes import Features, Notes, read_notes
+from .pc import PcImage, find_multiboot, is_pc_image, parse_pc_image
 from .unpack import compression_of, decompress
 
 __all__ = ["ImageCache", "KernelImage", "load_image", "looks_like_image", "parse_image", "read_file"]
@@ -55,10 +56,15 @@ class KernelImage:
         return -(-(self.kend - self.virt_base) // _PAGE)
 
 
-def load_image(path: str | os.PathLike[str]) -> KernelImage:
-    """The image in the file ``path``. Raises LoadError, which names the file, the field that is wrong, and its value."""
+def load_image(path: str | os.PathLike[str], kind: str | None = "pv") -> KernelImage | PcImage:
+    """The image in the file ``path``, for a domain of type "pv" or "hvm"; None: what the file is made for, PV if nothing says otherwise.
+
+    Raises LoadError, which names the file, the field that is wrong, and its value.
+    """
     data = read_file(path, MAX_FILE)
     try:
+        if kind == "hvm" or kind is None and is_pc_image(memoryview(data)):
+            return parse_pc_image(data, os.fspath(path))
         return parse_image(data, os.fspath(path))
     except LoadError as error:
         error.file = os.fspath(path)
@@ -85,15 +91,15 @@ def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def looks_like_image(path: str | os.PathLike[str]) -> bool:
-    """By its first bytes the file is ELF, bzImage or compressed: an image, not a configuration. False if it cannot be read."""
+    """By its first bytes the file is ELF, multiboot, bzImage or compressed: an image, not a configuration. False if it cannot be read."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False
         with open(path, "rb") as file:
-            start = memoryview(file.read(1024))
+            start = memoryview(file.read(8192))
     except (OSError, ValueError):
         return False
-    return start[:4] == b"\x7fELF" or bzimage.is_bzimage(start) or compression_of(start) is not None
+    return find_multiboot(start) is not None or start[:4] == b"\x7fELF" or bzimage.is_bzimage(start) or compression_of(start) is not None
 
 
 def parse_image(data: bytes, file: str = "image", *, limit: int = MAX_UNPACKED) -> KernelImage:
@@ -186,21 +192,21 @@ class ImageCache:
     def __init__(self, limit: int = _CACHED) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._images: dict[tuple[int, int, int, int], tuple[KernelImage, int]] = {}
+        self._images: dict[tuple[int | str | None, ...], tuple[KernelImage | PcImage, int]] = {}
 
-    def get(self, path: str | os.PathLike[str]) -> KernelImage:
-        """The image in the file ``path``. Raises LoadError."""
+    def get(self, path: str | os.PathLike[str], kind: str | None = "pv") -> KernelImage | PcImage:
+        """The image in the file ``path``, as by ``load_image``. Raises LoadError."""
         try:
             status = os.stat(path)
         except (OSError, ValueError) as error:
             raise LoadError(f"cannot be read: {getattr(error, 'strerror', None) or error}", file=os.fspath(path)) from None
-        key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        key = kind, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
         with self._lock:
             found = self._images.pop(key, None)
             if found is not None:
                 self._images[key] = found       # the newest is last
                 return found[0]
-        image = load_image(path)
+        image = load_image(path, kind)
         size = max((len(part.obj) for _, part in image.segments), default=0)
         with self._lock:
             self._images[key] = image, size

@@ -46,7 +46,8 @@ class Key:
 
 KEYS: Mapping[str, Key] = MappingProxyType({key.name: key for key in (
     Key("name", values.NAME, None, "The domain's name, unique on the host.", absent="must be given"),
-    Key("type", values.words("pv", "pvh", "hvm"), "pv", "Kind of domain. This version runs pv."),
+    Key("type", values.words("pv", "pvh", "hvm"), "pv", "Kind of domain: pv, or hvm, a plain PC (docs/pc.md). pvh is not run.",
+        absent="what the image is made for, or else pv"),
     Key("kernel", values.KERNEL, None, "What runs in the domain.", absent="must be given, or bootloader"),
     Key("ramdisk", values.PATH, None, "File handed to the kernel as its initial RAM disk."),
     Key("cmdline", values.STRING, None, "The kernel's command line; root and extra are then not used."),
@@ -387,8 +388,12 @@ def check_supported(config: DomainConfig) -> list[ConfigWarning]:
     Raises ``ConfigError`` for what the domain could not run without, and returns warnings for the rest.
     """
     this = "this version"
-    if config.type != "pv":
-        raise config.error("type", f"{this} runs type=\"pv\" only, not {show(config.type)}")
+    if config.type == "pvh":
+        raise config.error("type", f"{this} runs no PVH domains", hint="type = \"hvm\" runs the same image on a plain PC, if it needs no Xen")
+    if config.type == "hvm" and config.kernel is None:
+        raise config.error("kernel", "is missing: there is no firmware that could boot from a disk", hint='kernel = "guest.elf"')
+    if config.type == "hvm" and config.kernel is not None and config.kernel.kind == "python":
+        raise config.error("kernel", "a guest in Python is a PV guest", hint='remove type = "hvm"')
     if config.kernel is None or config.bootloader is not None:
         raise config.error("bootloader", f"{this} runs no boot loader on the host",
                            hint='kernel = "guest.py:ClassName"')

@@ -74,6 +74,12 @@ static void count_table(struct audit *a, u32 table, unsigned level)
 static void count_vcpus(struct audit *a)
 {
     for (const struct domain *d = a->h->domains; d; d = d->next)
+        for (u32 mfn = d->pc && !d->dying ? d->mm.pages : 0; mfn; mfn = mfn_frame(&a->h->machine, mfn)->next) {
+            a->t[mfn].general++;                /* a PC's RAM is held, writable, for good (pc/memory.c) */
+            a->t[mfn].writable++;
+        }
+
+    for (const struct domain *d = a->h->domains; d; d = d->next)
         for (u32 i = 0; i < d->nr_vcpus; i++) {
             const struct vcpu *v = d->vcpu[i];
             if (!v)

@@ -1,12 +1,14 @@
 /* Breakpoints, watchpoints and single steps for a debugger outside of the guest.
  *
- * Owns: domain->debug, VPF_debug, X86_SLOW_DEBUGGER and X86_STRICT_DEBUGGER of the vCPUs. Called by: xenlike.h on the lane; the engine.
- * Locks: none: domain->debug changes only while every vCPU of the domain rests.
+ * Owns: domain->debug, VPF_debug, X86_SLOW_DEBUGGER and X86_STRICT_DEBUGGER of the vCPUs. Called by: xenlike.h on the lane; the engine,
+ * through the x86_ops of pv/ and pc/. Locks: none: domain->debug changes only while every vCPU of the domain rests.
  *
  * All-stop: when one vCPU meets a point, all get VPF_debug, and the lane one EXIT_DEBUG. With the real clock another vCPU may meet one
  * of its own before it has stopped, and there are two. Guest memory is never changed: a point is an entry in a table.
  */
-#include "pv/pv.h"
+#include "hv/debug.h"
+
+#include "hv/host.h"
 
 static bool covers(const struct debug_point *b, u64 va, unsigned size) { return va - b->va < b->len || b->va - va < size; }
 
@@ -18,16 +20,16 @@ static void stop_all(struct domain *d)
 
 /* ---- in the engine ----------------------------------------------------------------------------------------------- */
 
-bool pv_debug(struct x86_cpu *c)
+bool debug_check(struct x86_cpu *c)
 {
-    struct pv_cpu *p = pv_cpu_of(c);
-    const struct debug_state *s = &p->vcpu->domain->debug;
-    if (p->resumed) {
-        p->resumed = false;
-        if (c->r[X86_RIP] == p->resumed_at)     /* else an event came first, or VCPUOP_initialise */
+    struct vcpu *v = c->owner;
+    const struct debug_state *s = &v->domain->debug;
+    if (v->debug.resumed) {
+        v->debug.resumed = false;
+        if (c->r[X86_RIP] == v->debug.resumed_at)       /* else an event came first, or VCPUOP_initialise */
             return false;
     }
-    if (p->step)
+    if (v->debug.step)
         return true;
     for (u32 i = 0; i < s->nr; i++)
         if (s->point[i].kind == DEBUG_EXEC && s->point[i].va == c->r[X86_RIP])
@@ -35,35 +37,34 @@ bool pv_debug(struct x86_cpu *c)
     return false;
 }
 
-void pv_watch(struct x86_cpu *c, u64 va, unsigned size, bool write)
+void debug_watch(struct x86_cpu *c, u64 va, unsigned size, bool write)
 {
-    struct pv_cpu *p = pv_cpu_of(c);
-    const struct debug_state *s = &p->vcpu->domain->debug;
+    struct vcpu *v = c->owner;
+    const struct debug_state *s = &v->domain->debug;
     for (u32 i = 0; i < s->nr; i++) {
         const struct debug_point *b = &s->point[i];
         bool kind = b->kind == DEBUG_ACCESS || b->kind == (write ? DEBUG_WRITE : DEBUG_READ);
         if (kind && covers(b, va, size)) {
-            p->watch_hit = true;
-            p->watch_va = b->va;
+            v->debug.watch_hit = true;
+            v->debug.watch_va = b->va;
             x86_stop(c);
         }
     }
 }
 
-void pv_debug_stopped(struct vcpu *v)
+void debug_stopped(struct vcpu *v)
 {
-    struct pv_cpu *p = pv_cpu_of(v->cpu);
-    unsigned reason = p->watch_hit ? DEBUG_WATCHPOINT : p->step ? DEBUG_STEPPED : DEBUG_BREAKPOINT;
-    u64 where = p->watch_hit ? p->watch_va : v->cpu->r[X86_RIP];
-    p->watch_hit = false;
-    p->step = false;
+    unsigned reason = v->debug.watch_hit ? DEBUG_WATCHPOINT : v->debug.step ? DEBUG_STEPPED : DEBUG_BREAKPOINT;
+    u64 where = v->debug.watch_hit ? v->debug.watch_va : v->cpu->r[X86_RIP];
+    v->debug.watch_hit = false;
+    v->debug.step = false;
     stop_all(v->domain);
     lane_push(v->host, (struct lane_exit){ .kind = EXIT_DEBUG, .domid = v->domain->id, .vcpu = v->id, .a = reason, .b = where });
 }
 
 /* ---- from the lane ----------------------------------------------------------------------------------------------- */
 
-void pv_debug_stop(struct domain *d)
+void debug_stop(struct domain *d)
 {
     stop_all(d);
     for (u32 i = 0; i < d->nr_vcpus; i++)
@@ -75,7 +76,7 @@ static void arm(struct vcpu *v)
 {
     const struct debug_state *s = &v->domain->debug;
     struct x86_cpu *c = v->cpu;
-    bool exec = pv_cpu_of(c)->step, data = false;
+    bool exec = v->debug.step, data = false;
     for (u32 i = 0; i < s->nr; i++)
         if (s->point[i].kind == DEBUG_EXEC)
             exec = true;
@@ -85,7 +86,7 @@ static void arm(struct vcpu *v)
     c->strict = (c->strict & ~X86_STRICT_DEBUGGER) | (data ? X86_STRICT_DEBUGGER : 0);
 }
 
-int pv_debug_point(struct domain *d, bool add, unsigned kind, u64 va, u32 len)
+int debug_point_change(struct domain *d, bool add, unsigned kind, u64 va, u32 len)
 {
     struct debug_state *s = &d->debug;
     u32 i = 0;
@@ -104,28 +105,27 @@ int pv_debug_point(struct domain *d, bool add, unsigned kind, u64 va, u32 len)
     return 0;
 }
 
-void pv_debug_go(struct domain *d, struct vcpu *only, bool step)
+void debug_go(struct domain *d, struct vcpu *only, bool step)
 {
     for (u32 i = 0; i < d->nr_vcpus; i++) {
         struct vcpu *v = d->vcpu[i];
         if (only && v != only)
             continue;
-        struct pv_cpu *p = pv_cpu_of(v->cpu);
-        p->step = step;
+        v->debug.step = step;
         arm(v);
-        p->resumed = v->cpu->slow & X86_SLOW_DEBUGGER;
-        p->resumed_at = v->cpu->r[X86_RIP];
+        v->debug.resumed = v->cpu->slow & X86_SLOW_DEBUGGER;
+        v->debug.resumed_at = v->cpu->r[X86_RIP];
     }
     for (u32 i = 0; i < d->nr_vcpus; i++)       /* now that all are set up: the first may bring up the next */
         if (!only || d->vcpu[i] == only)
             vcpu_unpause(d->vcpu[i], VPF_debug);
 }
 
-void pv_debug_attach(struct domain *d, bool on)
+void debug_attach(struct domain *d, bool on)
 {
-    pv_debug_stop(d);
+    debug_stop(d);
     d->debug.attached = on;
     d->debug.nr = 0;
     if (!on)
-        pv_debug_go(d, NULL, false);
+        debug_go(d, NULL, false);
 }

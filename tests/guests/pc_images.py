@@ -1,0 +1,72 @@
+"""Images for the plain PC: the SDK's examples and the tests' own guests, built once a session; QEMU as an optional peer. Called by test_pc_*.py."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from c_images import _folder, make, need_tools
+from commands import ROOT
+
+sys.path.append(str(Path(__file__).parents[1] / "tools"))
+import peers  # noqa: E402
+
+EXAMPLES = ROOT / "guest_sdk" / "c" / "pc" / "examples"
+GUESTS = Path(__file__).parent / "pc_guests"
+SUCCESS = 1                 # debug exit of 0: (0 << 1) | 1
+
+
+@cache
+def image(source: Path) -> Path:
+    """The image built from the folder ``source``."""
+    need_tools()
+    folder = Path(_folder().name)
+    target = folder / ("pc-" + source.name)
+    done = make(f"BUILD={folder / (source.name + '.pc')}", f"GUEST={target}", cwd=source)
+    if done.returncode and "32" in done.stderr and "gcc" in done.stderr and "cannot find" in done.stderr:
+        pytest.skip("this gcc cannot link 32-bit code")
+    assert done.returncode == 0 and not done.stderr, done.stdout + done.stderr
+    return target
+
+
+def example(name: str) -> Path:
+    """One of the SDK's examples."""
+    return image(EXAMPLES / name)
+
+
+def guest(name: str) -> Path:
+    """One of the tests' own guests."""
+    return image(GUESTS / name)
+
+
+# ---- QEMU ------------------------------------------------------------------------------------------------------------
+
+@cache
+def _qemu() -> tuple[str, dict[str, str], list[str]]:
+    """Program, environment and options; the one that is installed, or Debian's where XENLIKE_PEERS already holds it unpacked."""
+    installed = shutil.which("qemu-system-x86_64")
+    if installed:
+        return installed, dict(os.environ), []
+    root = peers.cache() / "qemu-system-x86"
+    program = root / "usr" / "bin" / "qemu-system-x86_64"
+    if not program.is_file():
+        pytest.skip("qemu-system-x86_64 is not installed")
+    folders = [str(root / part) for part in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")]
+    data = [str(root / part) for part in ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")]
+    return str(program), dict(os.environ, LD_LIBRARY_PATH=":".join(folders)), [word for folder in data for word in ("-L", folder)]
+
+
+def run_on_qemu(kernel: Path, *, vcpus: int = 1, cmdline: str = "") -> tuple[int, list[str]]:
+    """Exit status and lines of serial output of the image under QEMU's own translator. Skips the test where there is none."""
+    program, environment, options = _qemu()
+    done = subprocess.run([program, *options, "-accel", "tcg", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot", "-device",
+                           "isa-debug-exit,iobase=0xf4,iosize=4", "-m", "64", "-smp", str(vcpus), "-kernel", str(kernel), "-append", cmdline],
+                          env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=120, check=False)
+    if done.returncode == 1 and not done.stdout and "error while loading" in done.stderr:
+        pytest.skip(f"QEMU does not start: {done.stderr.strip()}")
+    return done.returncode, done.stdout.replace("\r", "").splitlines()
