@@ -1,6 +1,6 @@
 """A domain under a debugger: its vCPUs, memory and breakpoints, while it stands still.
 
-Owns: the attachment (csrc/pv/debug.c) and what is remembered of the last stop. Called by: ``server``, on the lane. The core does the
+Owns: the attachment (csrc/hv/debug.c) and what is remembered of the last stop. Called by: ``server``, on the lane. The core does the
 checking of breakpoints; here is only what gdb asks for.
 """
 
