@@ -1,4 +1,4 @@
-"""Breakpoints, watchpoints and steps from outside the guest (csrc/pv/debug.c): what a debugger's front end stands on."""
+"""Breakpoints, watchpoints and steps from outside the guest (csrc/hv/debug.c): what a debugger's front end stands on."""
 
 from __future__ import annotations
 
