@@ -55,7 +55,7 @@ int xl_vcpu_set_state(struct vcpu *v, const struct xl_cpu_state *in)
     int rc = settled(v);
     if (rc)
         return rc;
-    if (!pv_canonical(in->fs_base) || !pv_canonical(in->gs_base) || !pv_canonical(in->kernel_gs_base))
+    if (!va_canonical(in->fs_base) || !va_canonical(in->gs_base) || !va_canonical(in->kernel_gs_base))
         return -XEN_EINVAL;
     struct x86_cpu *c = v->cpu;
     c->seg[X86_FS].base = in->fs_base;

@@ -1,6 +1,10 @@
-"""Gives the tests the fixture ``xen`` also where xenlike is not installed, and so pytest has not found its plugin."""
+"""What tests of several folders share: the fixture ``xen`` also where xenlike is not installed (and so pytest has not found its
+plugin), and images that others made."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,3 +14,15 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         from xenlike.testing import plugin
 
         pluginmanager.register(plugin, "xenlike")
+
+
+@pytest.fixture(scope="session")
+def grub() -> Path:
+    """Debian's grub-x86_64-xen.bin (2.06 in Debian 12); beside it lie those for 32 bits."""
+    sys.path.insert(0, str(Path(__file__).parent / "tools"))
+    import peers
+
+    try:
+        return peers.path("grub-xen-host") / "usr/lib/grub-xen/grub-x86_64-xen.bin"
+    except peers.PeerUnavailable as error:
+        pytest.skip(str(error))

@@ -59,6 +59,9 @@ enum {
 #define ALIGN_UP(x, a) ALIGN_DOWN((x) + ((__typeof__(x))(a) - 1), a)
 #define IS_ALIGNED(x, a) (((x) & ((__typeof__(x))(a) - 1)) == 0)
 
+/* An address that 4-level paging can translate: bits 48-63 repeat bit 47 (SDM vol. 1, 3.3.7.1). */
+static inline bool va_canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
+
 #define PFN_DOWN(bytes) ((u64)(bytes) >> PAGE_SHIFT)
 #define PFN_UP(bytes) (((u64)(bytes) + PAGE_SIZE - 1) >> PAGE_SHIFT)
 

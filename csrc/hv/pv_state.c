@@ -11,9 +11,6 @@
 
 enum { NR_TRAPS = 256, WORK_TRAP = 8 };
 
-static inline bool canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
-static inline bool in_xen(u64 va) { return va >= HYPERVISOR_VIRT_START && va < HYPERVISOR_VIRT_END; }
-
 /* Section 3.2. Entries before a bad one stay. */
 s64 do_set_trap_table(struct vcpu *v, u64 traps)
 {
@@ -32,7 +29,7 @@ s64 do_set_trap_table(struct vcpu *v, u64 traps)
             return -XEN_EFAULT;
         if (!t.address)
             return 0;
-        if (!canonical(t.address))
+        if (!va_canonical(t.address))
             return -XEN_EINVAL;
         t.cs |= 3;
         v->arch.traps[t.vector] = t;
@@ -64,7 +61,7 @@ static void set_flag(u32 *flags, u32 bit, bool on)
 static s64 register_callback(struct vcpu *v, unsigned type, u64 address, bool mask_events)
 {
     struct vcpu_arch *a = &v->arch;
-    if (!canonical(address))
+    if (!va_canonical(address))
         return -XEN_EINVAL;
     switch (type) {
     case CALLBACKTYPE_event:
@@ -158,7 +155,7 @@ s64 do_nmi_op(struct vcpu *v, u64 cmd, u64 arg)
 s64 do_set_segment_base(struct vcpu *v, u64 which, u64 base)
 {
     struct x86_cpu *c = v->cpu;
-    if (which > SEGBASE_GS_USER_SEL || (which <= SEGBASE_GS_KERNEL && !canonical(base)))
+    if (which > SEGBASE_GS_USER_SEL || (which <= SEGBASE_GS_KERNEL && !va_canonical(base)))
         return -XEN_EINVAL;
     if (!c)
         return 0;
@@ -203,7 +200,7 @@ static int set_debugreg(struct vcpu *v, u64 reg, u64 value)
         return -XEN_ENODEV;
     switch (reg) {
     case 0: case 1: case 2: case 3:
-        if (!canonical(value) || in_xen(value))
+        if (!va_canonical(value) || in_hypervisor_range(value))
             return -XEN_EPERM;
         dr[reg] = value;
         return 0;

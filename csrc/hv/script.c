@@ -17,8 +17,6 @@
 
 enum { STEP_VIRTUAL_NS = 100, CLOCK_EVERY = 32, OPERANDS = 6 };
 
-static inline bool must_park(const struct vcpu *v) { return load_acquire(v->exit_work) & WORK_park; }
-
 /* ---- loading ----------------------------------------------------------------------------------------------------- */
 
 static bool step_ok(const struct script_step *s)
@@ -132,7 +130,7 @@ static bool compute(struct vcpu *v, struct script *s, const u64 *stop_at)
         s->burn_left -= ns;
     } else {
         u64 end = now + s->burn_left;
-        while (now < end && now < load_acquire(*stop_at) && !must_park(v)) {
+        while (now < end && now < load_acquire(*stop_at) && !vcpu_must_park(v)) {
             cpu_relax();
             now = clock_now(c);
         }
@@ -273,7 +271,7 @@ static void script_run(struct vcpu *v, const u64 *stop_at)
         s->regs[s->cold_reg] = (u64)v->cold.result;
         s->cold = false;
     }
-    for (unsigned until_clock = CLOCK_EVERY; !must_park(v); until_clock--) {
+    for (unsigned until_clock = CLOCK_EVERY; !vcpu_must_park(v); until_clock--) {
         if (virtual) {
             if (c->now >= *stop_at)
                 return;

@@ -67,6 +67,10 @@ struct vcpu {
     struct vcpu_arch arch;
     u64 burn_ns;                /* BACKEND_PYTHON: compute time still to burn before the coroutine goes on. [self] */
     struct script *script;      /* BACKEND_SCRIPT */
+    struct {                    /* hv/native.c. [self] */
+        const u64 *stop_at;     /* until when it may run: of the backend's run() under way */
+        u64 charged;            /* cpu->retired up to which the clock was advanced */
+    } native;
     struct {                    /* hv/debug.c. [self; the lane while it rests] */
         bool step;              /* stop after this one instruction */
         bool resumed;           /* the instruction at resumed_at, where it was let go, is not to stop it again */
@@ -90,6 +94,8 @@ struct vcpu {
 /* Its debug registers, by number: a machine-code vCPU's are in the CPU, which acts on them. */
 static inline u64 *vcpu_dr(struct vcpu *v) { return v->cpu ? v->cpu->dr : v->arch.dr; }
 
+/* Whoever runs v gives the pCPU back before the next instruction or step. */
+static inline bool vcpu_must_park(const struct vcpu *v) { return load_acquire(v->exit_work) & WORK_park; }
 static inline bool vcpu_runnable(const struct vcpu *v) { return read_once(v->pause_flags) == 0; }
 
 /* An unmasked event is waiting (section 3.4: pending != 0 && mask == 0). */

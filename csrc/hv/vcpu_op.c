@@ -14,9 +14,6 @@
 
 static const u64 TICK_MIN = 1000000, TICK_MAX = ~0ul >> 2;
 
-static inline bool canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
-static inline bool in_xen(u64 va) { return va >= HYPERVISOR_VIRT_START && va < HYPERVISOR_VIRT_END; }
-
 /* ---- initialise -------------------------------------------------------------------------------------------------- */
 
 enum { LDT_ENTRIES_MAX = 8192, NR_TRAPS = 256 };
@@ -31,12 +28,12 @@ static int context_check(const struct vcpu_guest_context *c)
         c->syscall_callback_eip, c->fs_base, c->gs_base_kernel, c->gs_base_user,
     };
     for (unsigned i = 0; i < ARRAY_SIZE(addresses); i++)
-        if (!canonical(addresses[i]))
+        if (!va_canonical(addresses[i]))
             return -XEN_EINVAL;
     for (unsigned i = 0; i < NR_TRAPS; i++)
-        if (!canonical(c->trap_ctxt[i].address))
+        if (!va_canonical(c->trap_ctxt[i].address))
             return -XEN_EINVAL;
-    if (c->ldt_base % PAGE_SIZE || c->ldt_ents > LDT_ENTRIES_MAX || !canonical(c->ldt_base) || in_xen(c->ldt_base))
+    if (c->ldt_base % PAGE_SIZE || c->ldt_ents > LDT_ENTRIES_MAX || !va_canonical(c->ldt_base) || in_hypervisor_range(c->ldt_base))
         return -XEN_EINVAL;
     if (c->gdt_ents > FIRST_RESERVED_GDT_ENTRY)
         return -XEN_EINVAL;

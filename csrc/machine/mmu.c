@@ -6,9 +6,6 @@
 
 #include "hv/host.h"
 
-
-static inline bool va_canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
-static inline bool in_hypervisor_range(u64 va) { return va >= HYPERVISOR_VIRT_START && va < HYPERVISOR_VIRT_END; }
 static inline bool in_m2p(u64 va) { return va - MACH2PHYS_VIRT_START < MACH2PHYS_VIRT_END - MACH2PHYS_VIRT_START; }
 
 /* ---- flushing and shootdown -------------------------------------------------------------------------------------- */

@@ -14,6 +14,10 @@
 
 #include "machine/frame.h"
 #include "machine/tlb.h"
+#include "xen/xen.h"
+
+/* L4 slots 256 to 271: never the guest's to map (xen-abi 1.9). */
+static inline bool in_hypervisor_range(u64 va) { return va >= HYPERVISOR_VIRT_START && va < HYPERVISOR_VIRT_END; }
 
 struct mmu_fault {
     u64 va;

@@ -44,7 +44,7 @@ static void post(struct pc_cpu *p, u8 vector)
     if (vector < FIRST_VECTOR || !enabled(p))
         return;
     atomic_or(&p->apic.irr[vector / 32], 1u << vector % 32);
-    vcpu_kick(p->vcpu);
+    vcpu_kick(pc_vcpu(p));
 }
 
 bool apic_pending(const struct pc_cpu *p, u8 *vector)
@@ -76,12 +76,12 @@ static void timer_arm(struct pc_cpu *p)
     u64 n = period(a), now = now_of(p), when;
     bool idle = !n || lvt & LVT_MASKED || (lvt & LVT_PERIODIC ? is_requested(a, (u8)lvt) : a->expired || now >= a->start + n);
     if (idle) {
-        timer_stop(p->vcpu->host, &a->timer);
+        timer_stop(pc_vcpu(p)->host, &a->timer);
         return;
     }
     when = lvt & LVT_PERIODIC ? a->start + ((now - a->start) / n + 1) * n : a->start + n;
-    if (timer_set(p->vcpu->host, &a->timer, p->vcpu->unit.pcpu, when))
-        domain_crash(p->vcpu->domain, "vCPU %u: no memory for the APIC's timer", p->vcpu->id);
+    if (timer_set(pc_vcpu(p)->host, &a->timer, pc_vcpu(p)->unit.pcpu, when))
+        domain_crash(pc_vcpu(p)->domain, "vCPU %u: no memory for the APIC's timer", pc_vcpu(p)->id);
 }
 
 /* On any thread. What it reads may be changing: then the guest changes it while the interrupt comes. */
@@ -211,7 +211,7 @@ static void timer_start(struct pc_cpu *p, u32 initial)
     a->initial = initial;
     a->start = now_of(p);
     write_once(a->expired, false);
-    timer_stop(p->vcpu->host, &a->timer);
+    timer_stop(pc_vcpu(p)->host, &a->timer);
     timer_arm(p);
 }
 
@@ -274,7 +274,7 @@ void apic_set_base(struct pc_cpu *p, u64 value)
 void apic_reset(struct pc_cpu *p)
 {
     struct lapic *a = &p->apic;
-    timer_stop(p->vcpu->host, &a->timer);
+    timer_stop(pc_vcpu(p)->host, &a->timer);
     for (unsigned n = 0; n < 8; n++) {
         xchg(&a->irr[n], 0);
         a->isr[n] = 0;
@@ -292,7 +292,7 @@ void apic_reset(struct pc_cpu *p)
 /* The first vCPU's as firmware leaves it: enabled, the PIC behind LINT0 ("virtual wire", MP specification 3.6.2.1). */
 void apic_create(struct pc_cpu *p)
 {
-    p->apic.id = (u8)p->vcpu->id;
+    p->apic.id = (u8)pc_vcpu(p)->id;
     timer_init(&p->apic.timer, timer_fired, p);
     apic_reset(p);
     if (pc_bsp(p)) {

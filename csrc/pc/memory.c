@@ -50,7 +50,7 @@ u8 *pc_phys(struct x86_cpu *c, u64 pa, bool write)
 {
     const struct pc_cpu *p = pc_cpu_of(c);
     const struct pc *pc = p->pc;
-    struct machine *m = &p->vcpu->host->machine;
+    struct machine *m = &pc_vcpu(p)->host->machine;
     u64 gfn = pa >> PAGE_SHIFT;
     if (unlikely(gfn >= pc->nr_pages || (c->apic_base & PC_APIC_ENABLE && gfn == c->apic_base >> PAGE_SHIFT)))
         return NULL;
@@ -65,11 +65,11 @@ u8 *pc_page(struct x86_cpu *c, u64 va, unsigned access, struct x86_fault *f)
     struct pc_cpu *p = pc_cpu_of(c);
     u8 *page = x86_page_walk(c, va, access, f, pc_phys);
     if (page)
-        stat_inc(p->vcpu, tlb_fills);
+        stat_inc(pc_vcpu(p), tlb_fills);
     else if (f->mmio && access == MMU_EXEC)
         return p->pc->nowhere;          /* ones: #UD; not in the TLB, where data accesses would find it */
     else if (!f->mmio)
-        stat_inc(p->vcpu, page_faults);
+        stat_inc(pc_vcpu(p), page_faults);
     return page;
 }
 

@@ -17,7 +17,7 @@
 
 #include "hv/debug.h"
 #include "hv/host.h"
-#include "x86/cpu.h"
+#include "hv/native.h"
 
 enum { PC_IRQ_PIT = 0, PC_IRQ_COM1 = 4, PC_IRQ_RTC = 8 };
 
@@ -106,11 +106,7 @@ struct lapic {
 enum { PC_WAIT_SIPI = 1, PC_INIT = 2, PC_SIPI = 4 };
 struct pc_cpu {
     struct x86_cpu cpu;
-    struct vcpu *vcpu;
     struct pc *pc;
-    const u64 *stop_at;                 /* of the pc_run under way */
-    u64 charged;                        /* cpu.retired up to which the clock was advanced */
-    u64 icache_bytes;
     struct lapic apic;
     u32 start;                          /* PC_WAIT_SIPI ... [pc.lock]; read without it as a hint */
     u8 sipi_vector;                     /* [pc.lock] */
@@ -118,7 +114,8 @@ struct pc_cpu {
 
 static inline struct pc_cpu *pc_cpu_of(struct x86_cpu *c) { return container_of(c, struct pc_cpu, cpu); }
 static inline struct pc_cpu *pc_cpu(const struct pc *pc, unsigned n) { return pc_cpu_of(pc->domain->vcpu[n]->cpu); }
-static inline bool pc_bsp(const struct pc_cpu *p) { return p->vcpu->id == 0; }
+static inline struct vcpu *pc_vcpu(const struct pc_cpu *p) { return p->cpu.owner; }
+static inline bool pc_bsp(const struct pc_cpu *p) { return pc_vcpu(p)->id == 0; }
 
 extern const struct vcpu_backend pc_backend;
 extern const struct x86_ops pc_ops;

@@ -1,11 +1,10 @@
-/* The loop that executes a PC's vCPU, what its instructions cost, and what the x86 engine asks on the way.
+/* A PC's vCPU on its CPU: what happens between two runs of the engine, what the engine asks on the way, its beginning and end.
  *
- * Owns: the life of struct pc and struct pc_cpu, pc_cpu.charged, X86_SLOW_INTERRUPT. Called by: the pCPU loop through pc_backend, the engine
+ * Owns: the life of struct pc and struct pc_cpu, X86_SLOW_INTERRUPT. Called by: the pCPU loop through pc_backend, the engine
  * through pc_ops. Locks: pc.lock around devices.
  *
- * Time is as for PV vCPUs (pv/run.c): with the virtual clock an instruction is 1 ns, and the clock is brought up to cpu.retired before
- * anything reads it. The engine runs in guest mode; devices are reached outside of it (enter_device, leave_device), after which it looks again at
- * interrupts and at how long it may run, because a device may have set an earlier timer.
+ * The engine runs in guest mode; devices are reached outside of it (enter_device, leave_device), after which it looks again at
+ * interrupts and at how long it may run, because a device may have set an earlier timer. Time: hv/native.h.
  */
 #include <string.h>
 
@@ -13,31 +12,11 @@
 
 #include "xen/sched.h"
 
-enum { SLICE = 8192, COST_TRAP = 50, COST_DEVICE = 100 };
+enum { COST_TRAP = 50, COST_DEVICE = 100 };
 /* Instructions. What an exception and an access to a device cost: a guest that only faults, or copies from where no memory is, must not stop the
  * virtual clock. */
 
-static inline bool must_park(const struct vcpu *v) { return load_acquire(v->exit_work) & WORK_park; }
-static inline bool virtual_clock(const struct pc_cpu *p) { return p->vcpu->host->clock.kind == CLOCK_VIRTUAL; }
-
 /* ---- time -------------------------------------------------------------------------------------------------------- */
-
-static void charge(struct pc_cpu *p)
-{
-    struct vcpu *v = p->vcpu;
-    u64 n = p->cpu.retired - p->charged;
-    p->charged = p->cpu.retired;
-    stat_add(v, instructions, n);
-    v->stats[STAT_undecoded] = p->cpu.undecoded;
-    clock_advance(&v->host->clock, n);
-}
-
-/* How many instructions it may run from now on. */
-static u64 budget(const struct pc_cpu *p)
-{
-    u64 now = host_now(p->vcpu->host), stop = load_acquire(*p->stop_at), left = stop > now ? stop - now : 0;
-    return virtual_clock(p) || !left ? left : SLICE;
-}
 
 u64 pc_now(const struct pc *pc) { return host_now(pc->domain->host); }
 
@@ -62,32 +41,15 @@ void pc_update(struct pc_cpu *p)
 
 static void enter_device(struct pc_cpu *p)
 {
-    charge(p);
-    vcpu_leave_guest(p->vcpu);
+    native_charge(pc_vcpu(p));
+    vcpu_leave_guest(pc_vcpu(p));
 }
 
-/* x86_run ends in time for what may have been set meanwhile. */
-static void limit_run(struct pc_cpu *p)
+static void leave_device(struct pc_cpu *p, u64 cost)
 {
-    struct x86_cpu *c = &p->cpu;
-    if (virtual_clock(p)) {
-        u64 left = budget(p);
-        c->limit = left < NEVER - c->retired ? c->retired + left : NEVER;
-    }
-}
-
-static void leave_device(struct pc_cpu *p)
-{
-    vcpu_enter_guest(p->vcpu);
+    vcpu_enter_guest(pc_vcpu(p));
     pc_update(p);
-    limit_run(p);
-}
-
-static void spend(struct pc_cpu *p, u64 cost)
-{
-    charge(p);
-    clock_advance(&p->vcpu->host->clock, cost);
-    limit_run(p);
+    native_spend(pc_vcpu(p), cost);
 }
 
 /* The APIC's before the PIC's; if the PIC's went away meanwhile, its spurious vector. */
@@ -103,10 +65,9 @@ static void interrupt(struct x86_cpu *c)
         vector = pic_acknowledge(p->pc);
         spin_unlock(&p->pc->lock);
     }
-    leave_device(p);
-    spend(p, COST_TRAP);
-    stat_inc(p->vcpu, upcalls);
-    vcpu_trace(p->vcpu, UPCALL, vector, 0);
+    leave_device(p, COST_TRAP);
+    stat_inc(pc_vcpu(p), upcalls);
+    vcpu_trace(pc_vcpu(p), UPCALL, vector, 0);
     x86_interrupt_idt(c, vector);
 }
 
@@ -135,8 +96,7 @@ static u32 in(struct x86_cpu *c, u16 port, unsigned size)
     spin_lock(&p->pc->lock);
     u32 value = pc_port_read(p->pc, port, size);
     spin_unlock(&p->pc->lock);
-    leave_device(p);
-    spend(p, COST_DEVICE);
+    leave_device(p, COST_DEVICE);
     return size == 4 ? value : value & ((1u << 8 * size) - 1);
 }
 
@@ -149,8 +109,7 @@ static void out(struct x86_cpu *c, u16 port, unsigned size, u32 value)
     spin_unlock(&p->pc->lock);
     if (unlikely(p->pc->exits || p->pc->reset))
         follow_up(p->pc);
-    leave_device(p);
-    spend(p, COST_DEVICE);
+    leave_device(p, COST_DEVICE);
 }
 
 /* Registers of the APIC are 4 bytes, at multiples of 16 (10.4.1.2); other accesses are undefined, and here read parts and write nothing.
@@ -160,7 +119,7 @@ static u64 mmio(struct x86_cpu *c, u64 pa, unsigned size, bool write, u64 value)
     struct pc_cpu *p = pc_cpu_of(c);
     u64 result = ~0ul;
     unsigned offset = pa % PAGE_SIZE;
-    spend(p, COST_DEVICE);
+    native_spend(pc_vcpu(p), COST_DEVICE);
     if (!(c->apic_base & PC_APIC_ENABLE) || pa >> PAGE_SHIFT != c->apic_base >> PAGE_SHIFT)
         return result;
     enter_device(p);
@@ -168,7 +127,7 @@ static u64 mmio(struct x86_cpu *c, u64 pa, unsigned size, bool write, u64 value)
         result = offset % 16 < 4 ? apic_read(p, offset) >> offset % 4 * 8 : 0;
     else if (size >= 4 && offset % 16 == 0)
         apic_write(p, offset, (u32)value);
-    leave_device(p);
+    leave_device(p, 0);
     return result;
 }
 
@@ -188,9 +147,8 @@ static void cpuid(struct x86_cpu *c, u32 leaf, u32 subleaf, u32 out[4])
 
 static u64 tsc(struct x86_cpu *c)
 {
-    struct pc_cpu *p = pc_cpu_of(c);
-    charge(p);
-    return host_now(p->vcpu->host);     /* 1 GHz, the same for all (hv/time.c) */
+    native_charge(c->owner);
+    return host_now(pc_vcpu(pc_cpu_of(c))->host);       /* 1 GHz, the same for all (hv/time.c) */
 }
 
 static void wrmsr(struct x86_cpu *c, u32 msr, u64 value)
@@ -206,13 +164,14 @@ static void wrmsr(struct x86_cpu *c, u32 msr, u64 value)
     c->apic_base = old;
     enter_device(p);
     apic_set_base(p, value);
-    leave_device(p);
+    leave_device(p, 0);
 }
 
 static void exception(struct x86_cpu *c, const struct x86_exception *e)
 {
-    stat_inc(pc_cpu_of(c)->vcpu, traps);
-    spend(pc_cpu_of(c), COST_TRAP);
+    struct vcpu *v = c->owner;
+    stat_inc(v, traps);
+    native_spend(v, COST_TRAP);
     x86_deliver_idt(c, e);
 }
 
@@ -228,7 +187,7 @@ const struct x86_ops pc_ops = {
 /* hlt: rests until an interrupt that it would take, INIT or a kick. First the flag, then the look: whoever posts does it the other way. */
 static void halt(struct pc_cpu *p)
 {
-    struct vcpu *v = p->vcpu;
+    struct vcpu *v = pc_vcpu(p);
     atomic_or(&v->pause_flags, VPF_blocked);
     if (load_acquire(p->start) || (p->cpu.rflags & X86_IF && interrupt_pending(p)))
         atomic_and(&v->pause_flags, ~(u32)VPF_blocked);
@@ -236,32 +195,22 @@ static void halt(struct pc_cpu *p)
         atomic_or(&v->exit_work, WORK_park);
 }
 
-static enum x86_exit execute(struct pc_cpu *p, u64 n)
-{
-    return x86_run(&p->cpu, n);         /* the only place where guest code runs */
-}
-
 static void pc_run(struct vcpu *v, const u64 *stop_at)
 {
     struct x86_cpu *c = v->cpu;
     struct pc_cpu *p = pc_cpu_of(c);
 
-    p->stop_at = stop_at;
-    for (u64 n; !must_park(v) && (n = budget(p)); charge(p)) {
-        if (read_once(v->exit_work) & (WORK_flush | WORK_upcall))       /* entering guest mode is what flushes */
-            atomic_and(&v->exit_work, ~(u32)(WORK_flush | WORK_upcall));
+    native_begin(v, stop_at);
+    for (u64 n; !vcpu_must_park(v) && (n = native_budget(v)); native_charge(v)) {
         if (unlikely(load_acquire(p->start)) && !pc_take_start(p))
             return;
-        vcpu_enter_guest(v);
+        native_enter(v);
         pc_update(p);
-        enum x86_exit exit = must_park(v) ? X86_STOPPED : execute(p, n);
-        vcpu_leave_guest(v);
-        if (unlikely(exit == X86_DEBUGGER || v->debug.watch_hit))
-            debug_stopped(v);
+        enum x86_exit exit = native_execute(v, n);
         if (exit == X86_HALTED)
             halt(p);
         if (exit == X86_SHUTDOWN) {
-            charge(p);
+            native_charge(v);
             domain_crash(v->domain, "vCPU %u: triple fault at %#x:%#lx, CPL %u, cr0 %#lx, cr2 %#lx, cr3 %#lx", v->id, c->seg[X86_CS].sel,
                          c->r[X86_RIP], c->cpl, c->cr0, c->cr2, c->cr3);
             return;
@@ -288,27 +237,15 @@ static int machine_create(struct domain *d)
 
 static int pc_create(struct vcpu *v)
 {
-    struct arena *arena = &v->host->arena;
     struct domain *d = v->domain;
     int rc = d->nr_vcpus > PC_MAX_VCPUS ? -XEN_EINVAL : d->pc ? 0 : machine_create(d);
     if (rc)
         return rc;
-    struct pc_cpu *p = arena_alloc(arena, sizeof *p);
+    struct pc_cpu *p = arena_alloc(&v->host->arena, sizeof *p);
     if (!p)
         return -XEN_ENOMEM;
-    p->vcpu = v;
     p->pc = d->pc;
-    v->cpu = &p->cpu;
-    p->cpu.tlb = v->tlb;
-    p->cpu.ops = &pc_ops;
-    p->cpu.owner = v;
-    p->cpu.attention = &v->exit_work;
-    p->cpu.features = x86_features_supported();
-    p->cpu.bus_lock = &d->bus_lock;
-    (void)x86_icache_size_hint(&p->icache_bytes);
-    p->cpu.icache = arena_alloc(arena, p->icache_bytes);
-    if (!p->cpu.icache)
-        return -XEN_ENOMEM;
+    native_attach(v, &p->cpu, &pc_ops);
     x86_reset(&p->cpu);
     if (!pc_bsp(p)) {
         p->cpu.apic_base &= ~(u64)PC_APIC_BSP;
@@ -336,8 +273,7 @@ static void pc_destroy(struct vcpu *v)
     struct domain *d = v->domain;
     if (v->cpu) {
         struct pc_cpu *p = pc_cpu_of(v->cpu);
-        v->cpu = NULL;
-        arena_free(arena, p->cpu.icache, p->icache_bytes);
+        native_detach(v);
         arena_free(arena, p, sizeof *p);
     }
     if (v->id == 0) {                   /* the others are at rest for good, and do not look */

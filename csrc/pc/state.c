@@ -27,19 +27,16 @@ void pc_init(struct pc_cpu *p)
 {
     struct x86_cpu *c = &p->cpu;
     struct x86_fx fx = c->fx;
-    u64 retired = c->retired, tsc_offset = c->tsc_offset, base = c->apic_base, undecoded = c->undecoded, efer = c->efer;
+    u64 tsc_offset = c->tsc_offset, base = c->apic_base, efer = c->efer;
     u64 msr[] = { c->star, c->lstar, c->cstar, c->sfmask, c->sysenter_cs, c->sysenter_esp, c->sysenter_eip, c->tsc_aux, c->pat };
-    u32 cache = c->cr0 & (X86_CR0_CD | X86_CR0_NW), slow = c->slow & X86_SLOW_DEBUGGER;
-    u8 strict = c->strict & X86_STRICT_DEBUGGER;
+    u64 cache = c->cr0 & (X86_CR0_CD | X86_CR0_NW);
     x86_reset(c);
     c->fx = fx;
-    c->retired = retired, c->tsc_offset = tsc_offset, c->apic_base = base, c->undecoded = undecoded;
+    c->tsc_offset = tsc_offset, c->apic_base = base;
     c->efer = efer & X86_EFER_SCE;
     c->star = msr[0], c->lstar = msr[1], c->cstar = msr[2], c->sfmask = msr[3], c->sysenter_cs = msr[4], c->sysenter_esp = msr[5];
     c->sysenter_eip = msr[6], c->tsc_aux = msr[7], c->pat = msr[8];
     c->cr0 = X86_CR0_ET | cache;
-    c->slow |= slow;                    /* a debugger's points outlive it */
-    c->strict |= strict;
     apic_reset(p);
     x86_derive(c);
 }
@@ -47,7 +44,7 @@ void pc_init(struct pc_cpu *p)
 void pc_send_init(struct pc_cpu *p)
 {
     store_release(p->start, (p->start & ~(u32)PC_SIPI) | PC_INIT);
-    vcpu_kick(p->vcpu);
+    vcpu_kick(pc_vcpu(p));
 }
 
 /* Only one that waits for it takes it. */
@@ -57,8 +54,8 @@ void pc_send_sipi(struct pc_cpu *p, u8 vector)
         return;
     p->sipi_vector = vector;
     store_release(p->start, p->start | PC_SIPI);
-    vcpu_unpause(p->vcpu, VPF_down);
-    vcpu_kick(p->vcpu);
+    vcpu_unpause(pc_vcpu(p), VPF_down);
+    vcpu_kick(pc_vcpu(p));
 }
 
 bool pc_take_start(struct pc_cpu *p)
@@ -79,7 +76,7 @@ bool pc_take_start(struct pc_cpu *p)
     }
     store_release(p->start, p->start & (u32)PC_WAIT_SIPI);
     if (p->start) {
-        vcpu_pause(p->vcpu, VPF_down);
+        vcpu_pause(pc_vcpu(p), VPF_down);
         runs = false;
     }
     spin_unlock(&p->pc->lock);

@@ -92,7 +92,7 @@ static enum pv_emulated string_io(struct emulation *m)
         u64 va = base + (c->r[reg] & mask);
         struct mmu_fault f;
         u32 value = 0;
-        if (!pv_canonical(va))
+        if (!va_canonical(va))
             return fault(m, X86_GP);
         if (out) {
             if (mmu_read(v, &value, va, size, &f))

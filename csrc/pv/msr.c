@@ -68,7 +68,7 @@ bool pv_rdmsr(struct vcpu *v, u32 msr, u64 *value)
 
 static bool set_base(struct x86_cpu *c, u64 *base, u64 value)
 {
-    if (!pv_canonical(value))
+    if (!va_canonical(value))
         return false;
     *base = value;
     x86_derive(c);

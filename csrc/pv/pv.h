@@ -13,23 +13,18 @@
 
 #include "hv/debug.h"
 #include "hv/host.h"
-#include "x86/cpu.h"
+#include "hv/native.h"
 
 struct pv_cpu {
     struct x86_cpu cpu;
-    struct vcpu *vcpu;
-    const u64 *stop_at;         /* of the pv_run under way */
-    u64 charged;                /* cpu.retired up to which the clock was advanced */
-    u64 icache_bytes;
     bool cold;                  /* its hypercall's result comes from Python */
     bool failsafe;              /* VCPUOP_initialise gave it selectors that cannot be loaded: it starts at the failsafe callback */
     bool nmi_masked;            /* from the delivery of an NMI until the next iret */
 };
 
 static inline struct pv_cpu *pv_cpu_of(struct x86_cpu *c) { return container_of(c, struct pv_cpu, cpu); }
-static inline struct vcpu *pv_vcpu(struct x86_cpu *c) { return pv_cpu_of(c)->vcpu; }
+static inline struct vcpu *pv_vcpu(struct x86_cpu *c) { return c->owner; }
 static inline bool pv_assist(const struct vcpu *v, unsigned type) { return read_once(v->domain->vm_assist) >> type & 1; }
-static inline bool pv_canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
 
 extern const struct vcpu_backend pv_backend;
 extern const struct x86_ops pv_ops;
@@ -38,10 +33,6 @@ extern const struct x86_ops pv_ops;
 
 /* What the guest's work costs besides its instructions, in instructions; on the virtual clock one is 1 ns. */
 enum { PV_COST_TRAP = 50, PV_COST_HYPERCALL = 100 };
-/* Brings the clock up to the instructions that have retired: before anything reads it. */
-void pv_charge(struct pv_cpu *p);
-/* Charges `cost` more and makes x86_run end in time for what may have been set meanwhile (a timer, a shorter slice). */
-void pv_spend(struct pv_cpu *p, u64 cost);
 /* domain_crash with "vCPU n, rip ...: " before the reason; in guest mode or not. The vCPU stops at the end of the instruction. */
 void pv_crash(struct vcpu *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

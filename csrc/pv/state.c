@@ -16,12 +16,7 @@ static void fpu_init(struct x86_fx *fx)
 void pv_reset(struct vcpu *v)
 {
     struct x86_cpu *c = v->cpu;
-    u32 slow = c->slow & X86_SLOW_DEBUGGER;     /* what a debugger has set holds for a vCPU that is only now brought up, too */
-    u8 strict = c->strict & X86_STRICT_DEBUGGER;
     x86_reset(c);
-    c->slow |= slow;
-    c->strict |= strict;
-    pv_cpu_of(c)->charged = c->retired;
     memset(c->r, 0, sizeof c->r);
     c->rflags = X86_IF | X86_FLAG1;
     c->cr0 = PV_CR0;

@@ -10,8 +10,6 @@
 #include "hv/hypercall.h"
 #include "x86/insn.h"
 
-static inline bool must_park(const struct vcpu *v) { return load_acquire(v->exit_work) & WORK_park; }
-
 static const char *vector_name(unsigned vector)
 {
     static const char *const names[] = {
@@ -164,8 +162,8 @@ static void deliver(struct vcpu *v, const struct x86_exception *e)
 /* Both done between two instructions: the work that may be due, and the cost. */
 static void after_exit(struct vcpu *v)
 {
-    pv_spend(pv_cpu_of(v->cpu), PV_COST_TRAP);
-    if (must_park(v))
+    native_spend(v, PV_COST_TRAP);
+    if (vcpu_must_park(v))
         x86_stop(v->cpu);
     else
         pv_test_events(v);
@@ -178,7 +176,7 @@ void pv_exception(struct x86_cpu *c, const struct x86_exception *raised)
 
     if (e.vector == X86_UD || (e.vector == X86_GP && e.error == 0)) {
         vcpu_leave_guest(v);
-        pv_charge(pv_cpu_of(c));
+        native_charge(v);
         enum pv_emulated done = pv_emulate(v, &e);
         vcpu_enter_guest(v);
         if (done == PV_EMULATED) {
@@ -228,22 +226,21 @@ void pv_soft_int(struct x86_cpu *c, u8 vector)
 static void hypercall_insn(struct vcpu *v)
 {
     struct x86_cpu *c = v->cpu;
-    struct pv_cpu *p = pv_cpu_of(c);
     const u64 args[5] = { c->r[X86_RDI], c->r[X86_RSI], c->r[X86_RDX], c->r[X86_R10], c->r[X86_R8] };
 
     pv_set_kernel_segments(c);          /* whatever flat CS the guest ran on, Xen returns to its own */
     c->r[X86_RIP] = c->r[X86_RCX] = c->next_rip;
     c->r[X86_R11] = c->rflags;
-    pv_charge(p);
+    native_charge(v);
     vcpu_leave_guest(v);
     s64 rc = hypercall(v, c->r[X86_RAX], args);
     vcpu_enter_guest(v);
     if (rc == HYPERCALL_COLD)
-        p->cold = true;
+        pv_cpu_of(c)->cold = true;
     else if (!v->iret_done)
         c->r[X86_RAX] = (u64)rc;
-    pv_spend(p, v->host->clock.kind == CLOCK_VIRTUAL ? 0 : PV_COST_HYPERCALL);  /* dispatch has charged the virtual clock */
-    if (must_park(v))
+    native_spend(v, v->host->clock.kind == CLOCK_VIRTUAL ? 0 : PV_COST_HYPERCALL);  /* dispatch has charged the virtual clock */
+    if (vcpu_must_park(v))
         x86_stop(c);
     else
         pv_test_events(v);

@@ -147,7 +147,7 @@ struct x86_bare *xl_bare_create(u64 size)
     if (size > 1ul << 30)
         return NULL;
     size = size < 1ul << 20 ? 1ul << 20 : ALIGN_UP(size, PAGE_SIZE);
-    x86_icache_size_hint(&icache_size);
+    icache_size = x86_icache_bytes();
     struct x86_bare *b = aligned_alloc(64, ALIGN_UP(sizeof *b, 64));
     if (!b)
         return NULL;

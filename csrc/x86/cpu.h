@@ -1,7 +1,7 @@
 /* An x86 CPU as software sees it, and what runs it.
  *
  * Owns: struct x86_cpu, the architectural state of one (virtual) CPU; the calls that run it. Called by: what makes it the CPU of
- * something: pv/ (a PV vCPU), bare.c (a machine of plain RAM: tests, fuzzing), later pc/. It knows nothing of domains. Locks: none:
+ * something: pv/ (a PV vCPU), bare.c (a machine of plain RAM: tests, fuzzing), pc/ (a PC's). It knows nothing of domains. Locks: none:
  * a CPU belongs to the thread that runs it. Sources: Intel SDM vol. 1-3; section numbers in comments are the SDM's.
  *
  * What a privileged event *does* stands behind struct x86_ops; what the architecture says about when it happens stands here.
@@ -114,7 +114,7 @@ struct x86_cpu {
     u32 slow;                   /* X86_SLOW_* */
     u8 strict;                  /* every data access takes the slow road: alignment checks or data breakpoints are on (X86_STRICT_*) */
     const u32 *attention;       /* x86_run returns X86_ATTENTION soon after this becomes nonzero */
-    u64 retired;                /* instructions completed since reset; faulting ones do not count. rep: see exec_string.c */
+    u64 retired;                /* instructions completed since the CPU was made; faulting ones do not count. rep: see exec_string.c */
     u64 limit;                  /* x86_run's budget, as a value of retired; each delivery of an exception or interrupt lowers it by one */
     const struct x86_insn *insn;/* the one under way (valid in ops called from it, and in ops->exception of what it raised); NULL: fetch failed */
     const struct x86_ops *ops;
@@ -204,7 +204,8 @@ enum x86_exit x86_run(struct x86_cpu *c, u64 budget);
 /* x86_run returns X86_STOPPED when the instruction under way has ended (or its exception is delivered). */
 static inline void x86_stop(struct x86_cpu *c) { c->slow |= X86_SLOW_STOP; }
 
-/* State after RESET (vol. 3, table 9-1), except that features, tlb, ops, attention and icache stay as they are. */
+/* State after RESET (vol. 3, table 9-1), except what is no part of the architecture: features, tlb, ops, owner, attention, icache, counters,
+ * a debugger's hold. */
 void x86_reset(struct x86_cpu *c);
 /* After rflags (TF, RF, VM, AC), cr0, EFER, dr7, cpl or segment registers were changed, by an instruction or from outside: recomputes
  * what is derived (mode, real, long_mode, lin_base, strict, slow, tlb_set) and forgets the code page. */
@@ -213,7 +214,7 @@ void x86_derive(struct x86_cpu *c);
 /* Makes an FXSAVE image from outside (guest memory, a snapshot) fit for c->fx: reserved bits cleared, fsw.ES consistent. exec_fxsave.c */
 void x86_fx_sanitize(struct x86_fx *fx);
 
-struct icache *x86_icache_size_hint(u64 *bytes);        /* bytes of memory (zeroed, 64-byte aligned) to set c->icache to; returns NULL */
+u64 x86_icache_bytes(void);             /* of memory (zeroed, 64-byte aligned) to set c->icache to */
 
 /* Ends the instruction under way with an exception: nothing of it may have been stored yet. */
 _Noreturn void x86_raise(struct x86_cpu *c, unsigned vector);

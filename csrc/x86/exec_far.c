@@ -37,6 +37,17 @@ static void push_return(struct x86_cpu *c, struct x86_stack *s, unsigned size)
     x86_stack_push(c, s, size, c->next_rip);
 }
 
+/* Goes on at sel:rip of real or virtual-8086 mode. */
+static void go_unprotected(struct x86_cpu *c, u16 sel, u64 rip)
+{
+    if (c->rflags & X86_VM)
+        x86_set_segment_vm86(c, X86_CS, sel);
+    else
+        x86_set_segment_real(c, X86_CS, sel);
+    c->next_rip = rip;
+    x86_derive(c);
+}
+
 static void far_real(struct x86_cpu *c, const struct x86_insn *i, struct far f, bool call)
 {
     if (f.off > c->seg[X86_CS].limit)
@@ -47,12 +58,7 @@ static void far_real(struct x86_cpu *c, const struct x86_insn *i, struct far f, 
         push_return(c, &s, i->size);
         c->r[X86_RSP] = s.sp;
     }
-    if (c->rflags & X86_VM)
-        x86_set_segment_vm86(c, X86_CS, f.sel);
-    else
-        x86_set_segment_real(c, X86_CS, f.sel);
-    c->next_rip = f.off;
-    x86_derive(c);
+    go_unprotected(c, f.sel, f.off);
 }
 
 /* A code segment's last checks: present; L and D not both. */
@@ -261,12 +267,7 @@ static void retf(struct x86_cpu *c, const struct x86_insn *i)
     if (rip > c->seg[X86_CS].limit)
         x86_raise_error(c, X86_GP, 0);
     c->r[X86_RSP] = s.mask == 0xffff ? (s.sp & ~0xfffful) | ((s.sp + drop) & 0xffff) : (s.sp + drop) & s.mask;
-    if (c->rflags & X86_VM)
-        x86_set_segment_vm86(c, X86_CS, sel);
-    else
-        x86_set_segment_real(c, X86_CS, sel);
-    c->next_rip = rip;
-    x86_derive(c);
+    go_unprotected(c, sel, rip);
 }
 
 /* What IRET makes of rflags with `image` from the stack (vol. 2, IRET; no VME: VIF and VIP do not exist). */
@@ -337,12 +338,7 @@ static void iret(struct x86_cpu *c, const struct x86_insn *i)
             x86_raise_error(c, X86_GP, 0);
         c->r[X86_RSP] = s.sp;
         c->rflags = iret_flags(c, image, i->size);
-        if (c->rflags & X86_VM)
-            x86_set_segment_vm86(c, X86_CS, sel);
-        else
-            x86_set_segment_real(c, X86_CS, sel);
-        c->next_rip = rip;
-        x86_derive(c);
+        go_unprotected(c, sel, rip);
     } else if (i->size == 4 && (image & X86_VM) && c->cpl == 0 && !c->long_mode) {
         iret_vm86(c, &s, rip, sel, image);
     } else {
@@ -410,7 +406,7 @@ static void sysret(struct x86_cpu *c, const struct x86_insn *i)
     u16 sel = c->star >> 48;
     if (!(c->efer & X86_EFER_SCE))
         x86_raise(c, X86_UD);
-    if (l && !x86_canonical(c->r[X86_RCX]))
+    if (l && !va_canonical(c->r[X86_RCX]))
         x86_raise_error(c, X86_GP, 0);
     c->rflags = (c->r[X86_R11] & 0x247fd5) | X86_FLAG1;
     fast_transfer(c, l ? sel + 16 : sel, sel + 8, 3, l, l ? c->r[X86_RCX] : (u32)c->r[X86_RCX]);
@@ -421,7 +417,7 @@ static void sysexit(struct x86_cpu *c, const struct x86_insn *i)
     bool l = i->size == 8;
     u16 sel = c->sysenter_cs;
     u64 rip = l ? c->r[X86_RDX] : (u32)c->r[X86_RDX], rsp = l ? c->r[X86_RCX] : (u32)c->r[X86_RCX];
-    if (!(c->cr0 & X86_CR0_PE) || x86_null_sel(sel) || !x86_canonical(rip) || !x86_canonical(rsp))
+    if (!(c->cr0 & X86_CR0_PE) || x86_null_sel(sel) || !va_canonical(rip) || !va_canonical(rsp))
         x86_raise_error(c, X86_GP, 0);
     c->r[X86_RSP] = rsp;
     fast_transfer(c, sel + (l ? 32 : 16), sel + (l ? 40 : 24), 3, l, rip);

@@ -12,7 +12,7 @@ static void lgdt_lidt(struct x86_cpu *c, const struct x86_insn *i, struct x86_dt
     u64 ea = x86_ea(c, i);
     u32 limit = x86_read_mem(c, i, ea, 2);
     u64 base = x86_read_mem(c, i, (ea + 2) & i->addr_mask, c->mode == 64 ? 8 : 4);
-    if (c->mode == 64 && !x86_canonical(base))
+    if (c->mode == 64 && !va_canonical(base))
         x86_raise_error(c, X86_GP, 0);
     if (c->mode != 64 && i->size == 2)
         base &= 0xffffff;
@@ -45,7 +45,7 @@ static u16 fetch_system(struct x86_cpu *c, u16 sel, u16 types, struct x86_seg *s
         x86_raise_error(c, X86_NP, sel & ~3u);
     x86_seg_from_descriptor(s, sel, desc[0]);
     s->base |= desc[1] << 32;
-    if (!x86_canonical(s->base))
+    if (!va_canonical(s->base))
         x86_raise_error(c, X86_GP, sel & ~3u);
     return attr;
 }

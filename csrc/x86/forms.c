@@ -6,9 +6,7 @@
 
 #define FORM(op, ...) extern const struct x86_op x86_op_##op;
 #include "x86/forms.def"
-#if __has_include("x86/forms_sse.def")
 #include "x86/forms_sse.def"
-#endif
 #undef FORM
 
 enum { X86_FEAT_0 = 0 };
@@ -22,9 +20,7 @@ enum { X86_FEAT_0 = 0 };
       .operand = OPERANDS(__VA_ARGS__) },
 const struct x86_form x86_forms[] = {
 #include "x86/forms.def"
-#if __has_include("x86/forms_sse.def")
 #include "x86/forms_sse.def"
-#endif
 };
 #undef FORM
 const unsigned x86_nr_forms = ARRAY_SIZE(x86_forms);
@@ -37,9 +33,7 @@ const u16 x86_form_index[2][X86_NR_MAPS][256] = {
     {
 #include "x86/forms.def"
     }, {
-#if __has_include("x86/forms_sse.def")
 #include "x86/forms_sse.def"
-#endif
     },
 };
 #undef FORM

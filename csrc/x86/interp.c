@@ -1,7 +1,6 @@
 /* The interpreter: what happens between two instructions, and how fast.
  *
- * Owns: x86_run, fetching, the cache of decoded instructions. Called by: pv/, bare.c, later pc/ and, for what it does not translate, the
- * translator. Locks: none; the cache belongs to the CPU.
+ * Owns: x86_run, fetching, the cache of decoded instructions. Called by: hv/native.c (vCPUs), bare.c. Locks: none; the cache belongs to the CPU.
  *
  * The cache is checked against memory, never invalidated: an entry is found by the host address of the instruction's first byte (the
  * same machine frame has the same address whatever maps it) and holds the bytes it was decoded from; each execution compares them. So
@@ -40,11 +39,7 @@ struct icache {
 };
 STATIC_ASSERT(sizeof(struct icache_entry) == 128 && sizeof(struct icache) <= ICACHE_BYTES && ICACHE_ENTRIES <= 1 << 16);
 
-struct icache *x86_icache_size_hint(u64 *bytes)
-{
-    *bytes = sizeof(struct icache);
-    return NULL;
-}
+u64 x86_icache_bytes(void) { return sizeof(struct icache); }
 
 static inline u16 *icache_place(struct icache *ic, u64 key) { return &ic->place[(key ^ key >> 17 ^ key >> 43) % ICACHE_PLACES]; }
 static inline struct icache_entry *icache_find(struct icache *ic, u64 key) { return &ic->e[*icache_place(ic, key)]; }

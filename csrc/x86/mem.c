@@ -14,7 +14,6 @@ static inline u64 lin_mask(const struct x86_cpu *c, unsigned seg)
 {
     return (seg == X86_SYS_SEG ? c->long_mode : c->mode == 64) ? ~0ul : 0xffffffffu;
 }
-static inline bool canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
 
 static _Noreturn void segment_fault(struct x86_cpu *c, unsigned seg)
 {
@@ -27,7 +26,7 @@ static inline u64 linear(struct x86_cpu *c, unsigned seg, u64 off, unsigned size
     u64 last = off + size - 1;
     if (seg == X86_SYS_SEG || c->mode == 64) {
         u64 lin = seg == X86_SYS_SEG ? off & lin_mask(c, seg) : c->lin_base[seg] + off;
-        if (c->long_mode && unlikely(!canonical(lin) || !canonical(lin + size - 1)))
+        if (c->long_mode && unlikely(!va_canonical(lin) || !va_canonical(lin + size - 1)))
             segment_fault(c, seg);
         return lin;
     }

@@ -94,7 +94,7 @@ void x86_wrmsr_native(struct x86_cpu *c, u32 index, u64 value)
         write_efer(c, value);
     } else {
         const struct msr *m = msr_find(c, index);
-        if ((m->check == CANONICAL && !x86_canonical(value)) || (m->check == ONLY32 && value >> 32) ||
+        if ((m->check == CANONICAL && !va_canonical(value)) || (m->check == ONLY32 && value >> 32) ||
             (m->check == PAT && !pat_valid(value)))
             x86_raise_error(c, X86_GP, 0);
         if (m->check != FIXED)

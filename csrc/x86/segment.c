@@ -127,7 +127,7 @@ void x86_drop_inner_segments(struct x86_cpu *c)
 
 void x86_check_rip(struct x86_cpu *c, const struct x86_seg *cs, u64 rip, unsigned ext)
 {
-    bool ok = c->long_mode && (cs->attr & X86_ATTR_L) ? x86_canonical(rip) : rip <= cs->limit;
+    bool ok = c->long_mode && (cs->attr & X86_ATTR_L) ? va_canonical(rip) : rip <= cs->limit;
     if (!ok)
         x86_raise_error(c, X86_GP, ext);
 }
@@ -220,7 +220,7 @@ static u64 stack_address(const struct x86_cpu *c, const struct x86_stack *s, u64
 
 static void stack_probe(struct x86_cpu *c, const struct x86_stack *s, u64 off, unsigned n, u32 error)
 {
-    bool ok = s->flat ? x86_canonical(off) && x86_canonical(off + n - 1) : x86_in_limit(&s->ss, off, n);
+    bool ok = s->flat ? va_canonical(off) && va_canonical(off + n - 1) : x86_in_limit(&s->ss, off, n);
     if (!ok)
         x86_raise_error(c, X86_SS_EXC, error);
     x86_probe_write(c, s->via, stack_address(c, s, off), n);
@@ -276,7 +276,7 @@ struct x86_stack x86_tss_stack64(struct x86_cpu *c, unsigned cpl, unsigned ist, 
     if ((c->tr.attr & X86_ATTR_UNUSABLE) || off + 7 > c->tr.limit)
         x86_raise_error(c, X86_TS, (c->tr.sel & ~3u) | ext);
     u64 sp = x86_sys_load(c, c->tr.base + off, 8);
-    if (!x86_canonical(sp))
+    if (!va_canonical(sp))
         x86_raise_error(c, X86_SS_EXC, ext);
     return x86_inner_stack(NULL, sp);
 }

@@ -20,7 +20,6 @@ enum {
 enum { X86_SYS_TSS16 = 1, X86_SYS_LDT = 2, X86_SYS_TSS16_BUSY = 3, X86_SYS_CALL16 = 4, X86_SYS_TASK = 5, X86_SYS_INT16 = 6,
        X86_SYS_TRAP16 = 7, X86_SYS_TSS = 9, X86_SYS_TSS_BUSY = 11, X86_SYS_CALL = 12, X86_SYS_INT = 14, X86_SYS_TRAP = 15 };
 
-static inline bool x86_canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
 static inline bool x86_protected(const struct x86_cpu *c) { return (c->cr0 & X86_CR0_PE) && !(c->rflags & X86_VM); }
 static inline unsigned x86_iopl(const struct x86_cpu *c) { return c->rflags >> 12 & 3; }
 static inline bool x86_null_sel(u16 sel) { return (sel & ~3) == 0; }

@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,9 @@ def test_interrupt_a_running_guest(run, image) -> None:
                                 "-ex", "continue", str(image)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         domain.console.expect("counter 15")
+        spinning = domain.statistics().counters["instructions"] + 1_000_000     # far behind its last line
+        while domain.statistics().counters["instructions"] < spinning:
+            time.sleep(0.01)
         process.send_signal(2)
         out, _ = process.communicate("print counter > 15\nkill\nquit\n", timeout=30)
     finally:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from xenlike import Host
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-import peers  # noqa: E402
-
 TEXT = "read by GRUB from a disk of ours\n"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-@pytest.fixture(scope="module")
-def grub() -> Path:
-    """The image (2.06 in Debian 12)."""
-    try:
-        return peers.path("grub-xen-host") / "usr/lib/grub-xen/grub-x86_64-xen.bin"
-    except peers.PeerUnavailable as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +56,6 @@ def test_grub_reads_a_disk(grub: Path, disk: Path, clock: str) -> None:
         assert "hello.txt" in command("ls (xen/xvda)/")
         assert TEXT.strip() in command("cat (xen/xvda)/hello.txt")
         out = command("sha256sum (xen/xvda)/boot/big.txt")
-        import hashlib
-
         assert hashlib.sha256((disk.parent / "files/boot/big.txt").read_bytes()).hexdigest() in out.replace("\n", "")
         domain.console.send("halt\r")
         assert domain.wait(timeout=60).reason == "poweroff"

@@ -22,15 +22,6 @@ from xenlike.toolstack.builder import Image, plan  # noqa: E402
 MIB = 256               # pages
 
 
-@pytest.fixture(scope="module")
-def grub() -> Path:
-    """Debian's grub-x86_64-xen.bin, and beside it those for 32 bits."""
-    try:
-        return peers.path("grub-xen-host") / "usr/lib/grub-xen/grub-x86_64-xen.bin"
-    except peers.PeerUnavailable as error:
-        pytest.skip(str(error))
-
-
 def kernel(flavour: str) -> Path:
     """The newest kernel of Debian's meta package in the cache."""
     found = sorted(peers.cache().glob(f"linux-image-[0-9]*-{flavour}/boot/vmlinuz-*"))

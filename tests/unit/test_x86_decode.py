@@ -21,9 +21,6 @@ import pytest
 from xenlike.engine import ffi, lib
 from xenlike.loaders.bzimage import payload
 
-if not hasattr(lib, "xl_x86_decode"):
-    pytest.skip("this build of the core has no x86 engine", allow_module_level=True)
-
 EXHAUSTIVE = os.environ.get("XENLIKE_EXHAUSTIVE") == "1"
 ALL = (1 << 64) - 1
 R64 = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()

@@ -21,10 +21,7 @@ import pytest
 
 from xenlike.engine import ffi, lib
 
-pytestmark = [
-    pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="FP runs on the host's FP instructions: x86-64 only"),
-    pytest.mark.skipif(not hasattr(lib, "xl_bare_create"), reason="the extension is built without the x86 engine"),
-]
+pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="FP runs on the host's FP instructions: x86-64 only")
 
 #: Around the instruction: load fxrstor64 and registers from rdi (kept in r15), save them there. 16 bytes at SLOT are the instruction's.
 NATIVE = bytes.fromhex(
@@ -79,8 +76,6 @@ class Form(NamedTuple):
 
 def fp_forms() -> list[Form]:
     """The rows of the table that are x87, MMX or SSE."""
-    if not hasattr(lib, "xl_x86_form"):
-        return []
     found, row, number = [], ffi.new("struct xl_x86_form *"), 0
     while lib.xl_x86_form(number, row) == 0:
         text = {name: ffi.string(getattr(row, name)).decode() for name in

@@ -33,7 +33,6 @@ static struct host *pcpu_host(struct pcpu *p)
 }
 
 static inline u64 earlier_of(u64 a, u64 b) { return a < b ? a : b; }
-static inline bool must_park(const struct vcpu *v) { return load_acquire(v->exit_work) & WORK_park; }
 
 /* ---- news for a pCPU --------------------------------------------------------------------------------------------- */
 
@@ -88,7 +87,7 @@ static bool burn_virtual(struct host *h, struct pcpu *p, struct vcpu *v, u64 now
 static bool burn_spin(struct host *h, struct pcpu *p, struct vcpu *v, u64 now)
 {
     u64 end = now + v->burn_ns;
-    while (now < end && now < load_acquire(p->stop_at) && !must_park(v)) {
+    while (now < end && now < load_acquire(p->stop_at) && !vcpu_must_park(v)) {
         cpu_relax();
         now = host_now(h);
     }
@@ -107,7 +106,7 @@ static bool burn(struct host *h, struct pcpu *p, struct vcpu *v, u64 now, enum p
     if (!virtual && v->burn_ns > BURN_SPIN) {
         p->burning_since = now;
         xchg(&p->idle, 1);              /* who sets WORK_park or lowers stop_at looks at idle after that */
-        if (!must_park(v)) {
+        if (!vcpu_must_park(v)) {
             *result = PCPU_IDLE;
             *deadline = earlier_of(now + v->burn_ns, load_acquire(p->stop_at));
         }
@@ -135,7 +134,7 @@ enum pcpu_result pcpu_run(struct host *h, struct pcpu *p, struct vcpu **out, u64
         burn_account(p, now);
     struct sched_unit *u = p->held, *prev = NULL;
     p->held = NULL;
-    if (u && (must_park(u->vcpu) || now >= load_acquire(p->slice_end))) {
+    if (u && (vcpu_must_park(u->vcpu) || now >= load_acquire(p->slice_end))) {
         vcpu_runstate_publish_rest(u->vcpu);
         prev = u;
         u = NULL;

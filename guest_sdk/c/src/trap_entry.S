@@ -9,6 +9,7 @@
  * hypercall restores the mask from IF of the frame, looks, and returns as one step. It also is the only way to user mode.
  */
 #define __ASSEMBLY__
+#include <guest/asm.h>
 #include <xen/xen.h>
 #define VCPU_USER_SP 8                      /* struct cpu */
 #define X86_IF 0x200
@@ -103,12 +104,7 @@ trap_return:
     .globl trap_run
     .balign 16
 trap_run:
-    push %rbx
-    push %rbp
-    push %r12
-    push %r13
-    push %r14
-    push %r15
+    PUSH_CALLEE_SAVED
     mov %rsp, (%rdi)
     mov %rsi, %rax
     mov %rdx, %rdi
@@ -116,12 +112,7 @@ trap_run:
     call *%rax
     add $8, %rsp
     xor %eax, %eax
-1:  pop %r15
-    pop %r14
-    pop %r13
-    pop %r12
-    pop %rbp
-    pop %rbx
+1:  POP_CALLEE_SAVED
     ret
     .globl trap_resume
 trap_resume:                                /* the dispatcher returns here with rsp = probe's */
@@ -132,12 +123,7 @@ trap_resume:                                /* the dispatcher returns here with 
     .globl user_enter
     .balign 16
 user_enter:
-    push %rbx
-    push %rbp
-    push %r12
-    push %r13
-    push %r14
-    push %r15
+    PUSH_CALLEE_SAVED
     mov %rsp, %gs:VCPU_USER_SP
     mov %rdi, %rbx
     mov %rsi, %rbp
@@ -175,12 +161,7 @@ user_leave:
     mov %rdi, %rax
     mov %gs:VCPU_USER_SP, %rsp
     movq $0, %gs:VCPU_USER_SP
-    pop %r15
-    pop %r14
-    pop %r13
-    pop %r12
-    pop %rbp
-    pop %rbx
+    POP_CALLEE_SAVED
     ret
 
 /* Where a user function returns to. */

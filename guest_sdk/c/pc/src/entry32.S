@@ -1,24 +1,5 @@
-/* Entries of exceptions and interrupts: each vector's stub pushes what makes struct pc_frame, calls pc_trap(frame), and returns. */
-    .text
-    .altmacro
-    .macro stub vector
-    .balign 16
-    .if (\vector == 8) || ((\vector >= 10) && (\vector <= 14)) || (\vector == 17)
-    .else
-    push $0
-    .endif
-    push $\vector
-    jmp common
-    .endm
-
-    .globl pc_stubs
-    .balign 16
-pc_stubs:
-    .set n, 0
-    .rept 256
-    stub %n
-    .set n, n + 1
-    .endr
+/* Entries of exceptions and interrupts, 32 bits: makes struct pc_frame, calls pc_trap(frame), and returns. */
+#include "stubs.h"
 
 common:
     push %eax

@@ -1,9 +1,9 @@
-/* Round trips between user and kernel. Each enter_* takes (iterations) and returns when user mode has made so many. */
+/* Round trips between user and kernel. Each *_trips takes (iterations) and returns when user mode has made so many. */
     .text
     .globl syscall_trips, int_trips, int_entry, syscall_entry
 
-/* rdi: iterations. Goes to level 3 by sysret; r12 there counts down; rax 1 ends. */
-syscall_trips:
+/* Keeps for `back` what the caller wants kept, and the iterations (rdi) in r12. */
+.macro begin_trips
     push %rbx
     push %rbp
     push %r12
@@ -12,6 +12,11 @@ syscall_trips:
     push %r15
     mov %rsp, kernel_rsp(%rip)
     mov %rdi, %r12
+.endm
+
+/* rdi: iterations. Goes to level 3 by sysret; r12 there counts down; rax 1 ends. */
+syscall_trips:
+    begin_trips
     lea user_syscalls(%rip), %rcx
     mov $2, %r11d
     lea user_stack_top(%rip), %rsp
@@ -44,14 +49,7 @@ back:
 
 /* The same by int 0x80 and iret. */
 int_trips:
-    push %rbx
-    push %rbp
-    push %r12
-    push %r13
-    push %r14
-    push %r15
-    mov %rsp, kernel_rsp(%rip)
-    mov %rdi, %r12
+    begin_trips
     push $0x23
     lea user_stack_top(%rip), %rax
     push %rax
