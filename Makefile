@@ -42,7 +42,7 @@ bench: build
 
 lockstep:
 	tests/lockstep/build.sh build/lockstep
-	jobs=$$(nproc); build/lockstep/lockstep --sequences 10000000 --jobs $$((jobs < 16 ? jobs : 16)) $(LOCKSTEP)
+	jobs=$$(nproc); build/lockstep/lockstep --sequences 10000000 --histogram --jobs $$((jobs < 16 ? jobs : 16)) $(LOCKSTEP)
 
 asan-test: build
 	PYTHON=$(abspath $(PY)) scripts/asan_test.sh $(PYTEST)
