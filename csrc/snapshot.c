@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bt/bt.h"
 #include "hv/host.h"
 #include "io/worker.h"
 
@@ -45,6 +46,15 @@ static void forget_dirt(struct host *h)
         tlb_flush_domain(d);
 }
 
+/* They are outside the arena and know its contents: none is in a snapshot, and none outlives a reset. The next run makes new ones. */
+static void drop_translators(struct host *h)
+{
+    for (struct domain *d = h->domains; d; d = d->next)
+        for (u32 i = 0; i < d->nr_vcpus; i++)
+            if (d->vcpu[i] && d->vcpu[i]->cpu)
+                bt_destroy(d->vcpu[i]->cpu);
+}
+
 static bool copy_ram(struct host *h, struct snapshot *s)
 {
     struct machine *m = &h->machine;
@@ -67,6 +77,7 @@ int snapshot_take(struct host *h)
     if (h->clock.kind != CLOCK_VIRTUAL)
         return -XEN_EBUSY;
     snapshot_drop(h);
+    drop_translators(h);
     forget_dirt(h);                     /* before the copy: its flush requests are part of the state that comes back */
     struct snapshot *s = calloc(1, sizeof *s);
     if (!s)
@@ -96,6 +107,7 @@ int snapshot_reset(struct host *h)
     if (!s)
         return -XEN_ENOENT;
 
+    drop_translators(h);
     u32 fresh_now = m->heap.fresh, m2p_now = m->m2p_valid;
     for (u32 mfn = m->first_mfn; mfn < fresh_now; mfn++) {
         if (!m->dirty[mfn])

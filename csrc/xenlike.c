@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bt/bt.h"
 #include "pc/pc.h"
 #include "pv/pv.h"
 #include "snapshot.h"
@@ -39,6 +40,8 @@ static int host_init(struct host *h, const struct xl_host_config *c)
     h->rng.state = c->seed;
     h->trace.digesting = c->virtual_clock;
     h->tlb_clock = 1;
+    h->translate = c->translate;
+    h->bt_options = c->bt_options;
     h->backend[BACKEND_PYTHON] = &python_backend;
     h->backend[BACKEND_SCRIPT] = &script_backend;
     h->backend[BACKEND_INTERP] = &pv_backend;
@@ -53,6 +56,8 @@ static int host_init(struct host *h, const struct xl_host_config *c)
     timer_init(&h->deadline, deadline_passed, NULL);
     return rc;
 }
+
+const char *xl_bt_unavailable(void) { return bt_unavailable(); }
 
 struct host *xl_host_create(const struct xl_host_config *c, int *err)
 {

@@ -37,7 +37,10 @@ struct xl_host_config {
     u32 virtual_clock;          /* 0 real, 1 virtual */
     u64 seed;
     u64 wall_ns;                /* virtual clock: UTC at start, 0: 2020-01-01 */
+    u32 translate;              /* machine code runs in the binary translator where xl_bt_unavailable() is NULL, else in the interpreter */
+    u32 bt_options;             /* XL_BARE_BT_*: for tests */
 };
+const char *xl_bt_unavailable(void);            /* why this host cannot translate ("the CPU lacks BMI2"); NULL: it can */
 struct host *xl_host_create(const struct xl_host_config *c, int *err);     /* -EINVAL, -ENOMEM */
 void xl_host_destroy(struct host *h);           /* kills all domains, stops threads, frees everything. Blocks */
 u64  xl_now(struct host *h);                    /* system time, ns */

@@ -21,7 +21,7 @@ CSRC = ROOT / "csrc"
 INCLUDES = ["csrc", "csrc/include"]
 
 #: What Python sees: the functions, then the guest-visible ABI.
-HEADERS = ["base/types.h", "xenlike.h", "xenlike_x86.h", "x86/bare.h"] + sorted(
+HEADERS = ["base/types.h", "xenlike.h", "xenlike_x86.h", "x86/bare.h", "xenlike_bt.h"] + sorted(
     str(path.relative_to(CSRC / "include"))
     for path in (CSRC / "include" / "xen").rglob("*.h")
     if path.name not in {"xen-compat.h", "ring.h"}

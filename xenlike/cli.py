@@ -126,6 +126,18 @@ def _new(args: argparse.Namespace) -> int:
     return 0
 
 
+def _bt_arguments(parser: argparse.ArgumentParser) -> None:
+    from xenlike.cli_bt import arguments
+
+    arguments(parser)
+
+
+def _bt(args: argparse.Namespace) -> int:
+    from xenlike.cli_bt import run
+
+    return run(args)
+
+
 _RUN_EPILOG = """\
 One domain: its console is stdout, byte for byte, and stdin its input; the end of stdin only ends the input. Several: each
 line is preceded by the domain's name, and nothing is read from stdin. Ctrl-C destroys the domains; a second one does not
@@ -137,5 +149,6 @@ happen any more), 130 Ctrl-C, 1 another error, 2 usage."""
 #: What ``xenlike`` can do.
 COMMANDS = (
     Command("run", "Run domains until they end, on a host of their own.", _run_arguments, _run, _RUN_EPILOG),
+    Command("bt", "Show a guest's code and its translation, side by side.", _bt_arguments, _bt),
     Command("new", "Write the start of a new guest: guest, configuration, test.", _new_arguments, _new),
 )

@@ -45,6 +45,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=_seconds, metavar="SECONDS", help="give up after so long (virtual seconds with the virtual clock)")
     add("--clock", choices=("real", "virtual"), default="real",
         help="virtual: time is the guests' work and skipped idleness, and a run repeats bit for bit")
+    add("--engine", choices=("bt", "interp"), help="what runs machine code: the binary translator, or the interpreter (default: the "
+        "environment's XENLIKE_ENGINE, else the translator where the host can have it)")
     add("--seed", type=_number, default=0, metavar="N", help="of everything random on the host (default: 0)")
     add("--memory", type=_size, metavar="SIZE", help="machine memory, e.g. 4G (default: what the domains need, at least 1G)")
     add("--trace-digest", action="store_true", help="at the end print a digest of all that happened (needs --clock virtual)")
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _host(args: argparse.Namespace, memory: int) -> Host:
     try:
-        return Host(memory=memory, clock=args.clock, seed=args.seed, threaded=False, xenstore_socket=args.xenstore_socket,
+        return Host(memory=memory, clock=args.clock, seed=args.seed, engine=args.engine, threaded=False, xenstore_socket=args.xenstore_socket,
                     log_dir=args.log_dir)
     except XenError:
         raise

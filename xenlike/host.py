@@ -64,6 +64,21 @@ class TraceEvent:
         return f"{self.time:>12} {where:<6} {self.kind} {self.a:#x} {self.b:#x}"
 
 
+def _choose_engine(wanted: str | None) -> str:
+    """"bt" or "interp". A wish for "bt" that the host cannot fulfil is answered with one warning, and the interpreter."""
+    wanted = wanted or os.environ.get("XENLIKE_ENGINE") or None
+    if wanted not in (None, "bt", "interp"):
+        raise ValueError(f"engine={wanted!r}: 'bt' or 'interp'")
+    if wanted == "interp":
+        return wanted
+    why = lib.xl_bt_unavailable()
+    if why == ffi.NULL:
+        return "bt"
+    if wanted:
+        warnings.warn(f"no binary translation here: {ffi.string(why).decode()}; the interpreter runs machine code", RuntimeWarning, stacklevel=3)
+    return "interp"
+
+
 class Host:
     """One hypervisor. Use it as a context manager, or ``close()`` it.
 
@@ -77,13 +92,15 @@ class Host:
         xenstore_socket: path of a unix socket for xenstore clients; None: no socket.
         log_dir: folder for console logs, one file a domain.
         watchdog: seconds of real time after which a Python guest that does not await is crashed; 0: never.
+        engine: what runs machine code: "bt", the binary translator, or "interp", the interpreter. Both give the same results. Default:
+            the environment's XENLIKE_ENGINE, else the translator where the host can have it.
 
     Raises XenError (no memory), ConfigError for a bad size.
     """
 
     def __init__(self, *, memory: int | str = "1G", clock: str = "real", seed: int = 0, pcpus: int = 1,
                  threaded: bool | None = None, xenstore_socket: str | os.PathLike[str] | None = None,
-                 log_dir: str | os.PathLike[str] | None = None, watchdog: float = 10.0) -> None:
+                 log_dir: str | os.PathLike[str] | None = None, watchdog: float = 10.0, engine: str | None = None) -> None:
         if clock not in ("real", "virtual"):
             raise ValueError(f"clock={clock!r}: 'real' or 'virtual'")
         if threaded and clock == "virtual":
@@ -92,6 +109,9 @@ class Host:
         config = ffi.new("struct xl_host_config *")
         config.memory = memory if isinstance(memory, int) else parse_size(memory)
         config.nr_pcpus, config.virtual_clock, config.seed = pcpus, clock == "virtual", seed & (2**64 - 1)
+        self.engine = _choose_engine(engine)
+        config.translate = self.engine == "bt"
+        config.bt_options = int(os.environ.get("XENLIKE_BT_OPTIONS", "0"), 0)
         error = ffi.new("int *")
         self.c = lib.xl_host_create(config, error)
         if self.c == ffi.NULL:

@@ -55,6 +55,8 @@ struct host {
     struct runqueue queues[2];          /* [0] the lane's, [1] the threads'; virtual clock: [0] alone */
     const struct sched_ops *sched;
     const struct vcpu_backend *backend[NR_BACKENDS];
+    bool translate;                     /* vCPUs that run machine code get the translator, */
+    u32 bt_options;                     /* with these options (bt/bt.h) */
     struct lane lane;
     struct timer deadline;              /* Python's: xl_set_deadline */
     u64 tsc_epoch;                      /* host ticks at system time 0; trace records are stamped in ticks */

@@ -1,6 +1,7 @@
 /* See native.h. */
 #include "hv/native.h"
 
+#include "bt/bt.h"
 #include "hv/debug.h"
 #include "hv/host.h"
 
@@ -17,11 +18,13 @@ void native_attach(struct vcpu *v, struct x86_cpu *c, const struct x86_ops *ops)
     c->attention = &v->exit_work;
     c->features = x86_features_supported();
     c->bus_lock = &v->domain->bus_lock;
+    c->codemap = &v->host->machine.codemap;
 }
 
 void native_detach(struct vcpu *v)
 {
     struct x86_cpu *c = v->cpu;
+    bt_destroy(c);
     v->cpu = NULL;
     arena_free(&v->host->arena, c->icache, x86_icache_bytes());
 }
@@ -62,9 +65,12 @@ void native_spend(struct vcpu *v, u64 cost)
 
 void native_begin(struct vcpu *v, const u64 *stop_at)
 {
+    struct x86_cpu *c = v->cpu;
     v->native.stop_at = stop_at;
-    if (unlikely(!v->cpu->icache))      /* not before it runs: most of a big domain's vCPUs may never do. NULL: no memory, decodes each time */
-        v->cpu->icache = arena_alloc(&v->host->arena, x86_icache_bytes());
+    if (unlikely(!c->icache))           /* not before it runs: most of a big domain's vCPUs may never do. NULL: no memory, decodes each time */
+        c->icache = arena_alloc(&v->host->arena, x86_icache_bytes());
+    if (unlikely(v->host->translate && !c->bt))
+        (void)bt_create(c, v->host->bt_options);        /* without: it is interpreted */
 }
 
 void native_enter(struct vcpu *v)
@@ -76,9 +82,22 @@ void native_enter(struct vcpu *v)
 
 enum x86_exit native_execute(struct vcpu *v, u64 n)
 {
-    enum x86_exit exit = vcpu_must_park(v) ? X86_STOPPED : x86_run(v->cpu, n);
+    enum x86_exit exit = vcpu_must_park(v) ? X86_STOPPED : bt_run(v->cpu, n);
     vcpu_leave_guest(v);
     if (unlikely(exit == X86_DEBUGGER || v->debug.watch_hit))
         debug_stopped(v);
     return exit;
+}
+
+void native_code_page(struct x86_cpu *c, const u8 *p)
+{
+    struct vcpu *v = c->owner;
+    const struct machine *m = &v->host->machine;
+    const struct frame *f = &m->frames[(u64)(p - m->ram) >> PAGE_SHIFT];
+    vcpu_leave_guest(v);
+    if (read_once(f->count_info) & PGC_FOREIGN)
+        tlb_shootdown_since(v->host, NEVER);
+    else
+        tlb_flush_domain(v->domain);
+    vcpu_enter_guest(v);
 }

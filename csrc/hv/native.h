@@ -29,7 +29,9 @@ void native_spend(struct vcpu *v, u64 cost);
 /* Guest mode around native_execute. What is due before the first instruction is done between the two. */
 void native_begin(struct vcpu *v, const u64 *stop_at);
 void native_enter(struct vcpu *v);
-/* Runs up to n instructions, unless v must park; leaves guest mode, and tells the debugger if that is why. */
+/* Runs up to n instructions in the translator or the interpreter, unless v must park; leaves guest mode, and tells the debugger if that is why. */
 enum x86_exit native_execute(struct vcpu *v, u64 n);
+/* x86_ops.code_page: other vCPUs may have write entries, and be in guest mode with them. Leaves guest mode meanwhile. */
+void native_code_page(struct x86_cpu *c, const u8 *p);
 
 #endif

@@ -40,7 +40,8 @@ int machine_init(struct machine *m, u64 bytes)
     m->frames = map_lazy(n * sizeof(struct frame));
     m->m2p = map_lazy(m2p_bytes(m));
     m->dirty = map_lazy(n);
-    if (!m->frames || !m->m2p || !m->dirty)
+    m->codemap = (struct codemap){ .base = m->ram, .pages = n, .lines = map_lazy(n * sizeof(u64)), .generation = map_lazy(n * sizeof(u32)) };
+    if (!m->frames || !m->m2p || !m->dirty || !m->codemap.lines || !m->codemap.generation)
         goto fail;
 
     for (u32 mfn = 0; mfn < FIRST_MFN; mfn++)
@@ -65,6 +66,10 @@ void machine_destroy(struct machine *m)
         munmap(m->m2p, m2p_bytes(m));
     if (m->dirty)
         munmap(m->dirty, n);
+    if (m->codemap.lines)
+        munmap(m->codemap.lines, n * sizeof(u64));
+    if (m->codemap.generation)
+        munmap(m->codemap.generation, n * sizeof(u32));
     if (m->memfd >= 0)
         close(m->memfd);
     *m = (struct machine){ .memfd = -1 };
@@ -282,6 +287,7 @@ void *frame_write_begin(struct host *h, u64 mfn, const struct domain *d)
 
 void frame_write_end(struct host *h, u64 mfn)
 {
+    codemap_wrote_page(&h->machine.codemap, mfn, ~0ul);        /* again, behind the writes: it may have been translated meanwhile */
     put_page_and_type(h, mfn);
 }
 

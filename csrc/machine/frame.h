@@ -14,6 +14,7 @@
 #include "base/types.h"
 #ifndef XL_CDEF
 #include "base/lock.h"
+#include "machine/codemap.h"
 #endif
 
 enum frame_type {
@@ -72,6 +73,7 @@ struct machine {
     } heap;
     u8 *dirty;                  /* one byte a frame: written since the last snapshot (snapshot.c clears) */
     u32 m2p_valid;
+    struct codemap codemap;     /* of ram */
 };
 
 static const u64 INVALID_M2P = ~0ul;
@@ -132,6 +134,18 @@ static inline void frame_mark_dirty(struct machine *m, u64 mfn);
 
 static inline void frame_mark_dirty(struct machine *m, u64 mfn)
 {
+    if (!m->dirty[mfn])
+        m->dirty[mfn] = 1;
+    codemap_wrote_page(&m->codemap, mfn, ~0ul);
+}
+
+/* The guest may store into the frame from here on: its bytes may stop being zero, and change since the last snapshot. Each store tells
+ * the codemap by itself. Caller holds a reference. */
+static inline void frame_mark_stored(struct machine *m, u64 mfn)
+{
+    struct frame *f = mfn_frame(m, mfn);
+    if (!(read_once(f->count_info) & PGC_TOUCHED))
+        atomic_or(&f->count_info, PGC_TOUCHED);
     if (!m->dirty[mfn])
         m->dirty[mfn] = 1;
 }

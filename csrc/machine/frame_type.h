@@ -70,12 +70,10 @@ static inline void frame_put_writable(struct host *h, struct frame *f)
     }
 }
 
-/* A raw store is coming (a page table's entry, a descriptor): the bytes may stop being zero. Caller holds a reference. */
+/* A raw store is coming (a page table's entry, a descriptor). Caller holds a reference. */
 static inline void frame_mark_touched(struct machine *m, u64 mfn)
 {
-    struct frame *f = mfn_frame(m, mfn);
-    if (!(read_once(f->count_info) & PGC_TOUCHED))
-        atomic_or(&f->count_info, PGC_TOUCHED);
+    frame_mark_stored(m, mfn);
     frame_mark_dirty(m, mfn);
 }
 

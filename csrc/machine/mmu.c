@@ -33,6 +33,7 @@ void tlb_flush_page_local(struct vcpu *v, u64 va)
         if (e->read_tag == tlb_tag(v->tlb, va))
             e->read_tag = e->write_tag = e->exec_tag = 0;
     }
+    v->tlb->page_flushes++;
     if (v->cpu)
         v->cpu->code.tag = 0;
 }
@@ -266,11 +267,9 @@ static u8 *tlb_fill(struct vcpu *v, u64 va, enum mmu_access access, struct mmu_f
     /* As in hardware, a read serves later writes too where the page is dirty already: hypercall arguments are read, then written.
      * The L1 was validated: an RW entry holds a writable type reference. */
     if (access == MMU_WRITE || (pte & (PTE_RW | PTE_D)) == (PTE_RW | PTE_D)) {
-        struct frame *fr = mfn_frame(&h->machine, mfn);
-        if (!(read_once(fr->count_info) & PGC_TOUCHED))
-            atomic_or(&fr->count_info, PGC_TOUCHED);
-        frame_mark_dirty(&h->machine, mfn);
-        e->write_tag = e->read_tag;
+        frame_mark_stored(&h->machine, mfn);
+        if (likely(!codemap_page_has(&h->machine.codemap, mfn)))        /* else each store to it is to be seen (machine/codemap.h) */
+            e->write_tag = e->read_tag;
     }
     return e->page;
 }
@@ -335,6 +334,7 @@ int mmu_write(struct vcpu *v, u64 va, const void *src, u64 n, struct mmu_fault *
             rc = -XEN_EFAULT;
             break;
         }
+        codemap_wrote(&v->host->machine.codemap, page + va % PAGE_SIZE, part);
         move(page + va % PAGE_SIZE, in, part);
         in += part, va += part, n -= part;
     }

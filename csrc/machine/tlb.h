@@ -19,6 +19,7 @@ struct tlb {
     struct tlb_entry e[2][TLB_ENTRIES];     /* PV: [0] kernel-mode root, [1] user-mode root; otherwise [0] CPL 0-2, [1] CPL 3 */
     u64 stamp;                              /* host->tlb_clock at the last full flush */
     u32 generation;                         /* 1..4095, in the tags' low bits: a full flush is an increment */
+    u32 page_flushes;                       /* single entries cleared by command: who keeps copies of entries looks at it and at generation */
     bool used;                              /* holds entries of this generation */
 };
 

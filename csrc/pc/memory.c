@@ -56,7 +56,7 @@ u8 *pc_phys(struct x86_cpu *c, u64 pa, bool write)
         return NULL;
     u32 mfn = pc->p2m[gfn];
     if (write)
-        frame_mark_touched(m, mfn);
+        frame_mark_stored(m, mfn);
     return mfn_ptr(m, mfn);
 }
 

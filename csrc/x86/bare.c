@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bt/bt.h"
 #include "machine/frame.h"
 #include "x86/system.h"
 
@@ -36,7 +37,7 @@ static u8 *region_page(struct x86_bare *b, u64 va, unsigned access, struct x86_f
         u64 tag = tlb_tag(c->tlb, va);
         e->page = r->host + ((va - r->va) & ~(u64)(PAGE_SIZE - 1));
         e->read_tag = r->prot & 1 ? tag : 0;
-        e->write_tag = r->prot & 2 ? tag : 0;
+        e->write_tag = r->prot & 2 && !codemap_has(c->codemap, e->page) ? tag : 0;
         e->exec_tag = r->prot & 4 ? tag : 0;
         c->tlb->used = true;
         return e->page;
@@ -121,6 +122,8 @@ static void bare_out(struct x86_cpu *c, u16 port, unsigned size, u32 value)
     }
 }
 
+static void bare_code_page(struct x86_cpu *c, const u8 *p) { x86_tlb_flush(c); }
+
 const struct x86_ops x86_bare_ops = {
     .name = "bare",
     .page = bare_page,
@@ -137,6 +140,7 @@ const struct x86_ops x86_bare_ops = {
     .in = bare_in,
     .out = bare_out,
     .phys = bare_phys,
+    .code_page = bare_code_page,
 };
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
@@ -180,6 +184,27 @@ void xl_bare_destroy(struct x86_bare *b)
     free(b->nowhere);
     free(b->icache_memory);
     free(b);
+}
+
+static bool codemap_create(struct codemap *m, const u8 *base, u64 size)
+{
+    u64 pages = size / PAGE_SIZE;
+    *m = (struct codemap){ .base = base, .pages = pages, .lines = calloc(pages, sizeof *m->lines), .generation = calloc(pages, sizeof *m->generation) };
+    return m->lines && m->generation;
+}
+
+int xl_bare_engine(struct x86_bare *b, bool translate, unsigned options)
+{
+    bt_destroy(&b->cpu);
+    if (!translate)
+        return 0;
+    if (!b->codemap.lines) {
+        if (!codemap_create(&b->codemap, b->ram, b->size))
+            return -ENOMEM;
+        b->codemap.next = b->cpu.codemap;
+        b->cpu.codemap = &b->codemap;
+    }
+    return bt_create(&b->cpu, options) ? 0 : -ENOTSUP;
 }
 
 /* ---- flat modes -------------------------------------------------------------------------------------------------- */
@@ -275,6 +300,8 @@ int xl_bare_write(struct x86_bare *b, u64 pa, const void *bytes, u64 n)
     if (pa > b->size || n > b->size - pa)
         return -EINVAL;
     memcpy(b->ram + pa, bytes, n);
+    for (u64 at = pa / PAGE_SIZE; n && at <= (pa + n - 1) / PAGE_SIZE; at++)
+        codemap_wrote_page(&b->codemap, at, ~0ul);
     return 0;
 }
 
@@ -372,7 +399,9 @@ void xl_bare_options(struct x86_bare *b, unsigned options)
 int xl_bare_run(struct x86_bare *b, u64 budget)
 {
     b->stopped = false;
-    return x86_run(&b->cpu, budget);
+    if (b->cpu.bt && b->nr_regions)
+        bt_flush(&b->cpu);              /* whose memory they are has written there as it likes */
+    return b->cpu.bt ? bt_run(&b->cpu, budget) : x86_run(&b->cpu, budget);
 }
 
 bool xl_bare_exception(struct x86_bare *b, u64 *out)
@@ -415,6 +444,11 @@ int xl_bare_map(struct x86_bare *b, u64 va, void *host, u64 size, unsigned prot)
         return -EINVAL;
     if (b->nr_regions == XL_BARE_REGIONS)
         return -ENOSPC;
+    struct codemap *m = &b->region_codemap[b->nr_regions];
+    if (!codemap_create(m, host, size))
+        return -ENOMEM;
+    m->next = b->cpu.codemap;
+    b->cpu.codemap = m;
     b->regions[b->nr_regions++] = (struct x86_bare_region){ va, size, host, prot };
     x86_tlb_flush(&b->cpu);
     return 0;
@@ -422,7 +456,14 @@ int xl_bare_map(struct x86_bare *b, u64 va, void *host, u64 size, unsigned prot)
 
 void xl_bare_unmap_all(struct x86_bare *b)
 {
+    for (unsigned n = 0; n < b->nr_regions; n++) {
+        free(b->region_codemap[n].lines);
+        free(b->region_codemap[n].generation);
+    }
     b->nr_regions = 0;
+    b->codemap.next = NULL;
+    b->cpu.codemap = b->codemap.lines ? &b->codemap : NULL;
+    bt_flush(&b->cpu);
     x86_tlb_flush(&b->cpu);
 }
 

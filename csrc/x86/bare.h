@@ -48,7 +48,9 @@ void xl_bare_set_fx(struct x86_bare *b, const void *fx);
 enum { XL_BARE_STOP_EXCEPTIONS = 1,     /* exceptions and software interrupts are not delivered: the run stops and reports them; SYSCALL too, as vector 256 */
        XL_BARE_NO_ICACHE = 2 };
 void xl_bare_options(struct x86_bare *b, unsigned options);
-/* x86_run; how it ended, as in enum x86_exit. */
+/* What runs it: false, with the first machine, the interpreter; true: the translator, with BT_* options (bt/bt.h). -ENOTSUP: not on this host. */
+int xl_bare_engine(struct x86_bare *b, bool translate, unsigned options);
+/* x86_run, or bt_run; how it ended, as in enum x86_exit. */
 enum { XL_BARE_BUDGET, XL_BARE_ATTENTION, XL_BARE_STOPPED, XL_BARE_HALTED, XL_BARE_SHUTDOWN, XL_BARE_DEBUGGER };
 int xl_bare_run(struct x86_bare *b, u64 budget);
 /* The exception that stopped the last run: out = { vector, error, cr2 (#DB: DR6 bits), has_error, soft }. False: none did. */
@@ -62,7 +64,7 @@ void xl_bare_interrupt(struct x86_bare *b, unsigned vector);
 
 /* Host memory at a linear address, whatever the paging mode: page-aligned, prot as of mmap (1 read, 2 write, 4 execute). While there is
  * any region, linear addresses are looked up there alone. At most XL_BARE_REGIONS. 0, -EINVAL, -ENOSPC. */
-enum { XL_BARE_REGIONS = 64 };
+enum { XL_BARE_REGIONS = 64, XL_BARE_BT_ONE = 1, XL_BARE_BT_NO_CHAIN = 2, XL_BARE_BT_FLUSH = 4, XL_BARE_BT_TINY_TLB = 8, XL_BARE_BT_VERIFY = 16, XL_BARE_BT_PROFILE = 32 };
 int xl_bare_map(struct x86_bare *b, u64 va, void *host, u64 size, unsigned prot);
 void xl_bare_unmap_all(struct x86_bare *b);
 
@@ -74,6 +76,7 @@ u64 xl_bare_translate(struct x86_bare *b, u64 va, unsigned access, bool user, u6
 u64 xl_bare_fuzz(u64 seed, u64 machines, u8 *ram, char *report, u64 size);
 
 #ifndef XL_CDEF
+#include "machine/codemap.h"
 #include "x86/cpu.h"
 
 struct x86_bare_region { u64 va, size; u8 *host; unsigned prot; };
@@ -93,6 +96,7 @@ struct x86_bare {
     int vector;                 /* of the interrupt that waits; -1: none */
     struct x86_bare_region regions[XL_BARE_REGIONS];
     unsigned nr_regions;
+    struct codemap codemap, region_codemap[XL_BARE_REGIONS];
     u32 out_len;
     u8 out[65536];
 };

@@ -98,7 +98,7 @@ struct x86_fx {                 /* FXSAVE64 image (vol. 1, 10.5.1); the FPU's on
 
 /* Reasons why x86_run takes the slow road before each instruction. */
 enum { X86_SLOW_TF = 1, X86_SLOW_BREAKPOINT = 2, X86_SLOW_SHADOW = 4, X86_SLOW_PENDING_DB = 8, X86_SLOW_STOP = 16, X86_SLOW_DEBUGGER = 32,
-       X86_SLOW_INTERRUPT = 64, X86_SLOW_SHADOW_SS = 128 /* interp.c: the shadow is of a load of SS */ };
+       X86_SLOW_INTERRUPT = 64, X86_SLOW_SHADOW_SS = 128 /* interp.c: the shadow is of a load of SS */, X86_SLOW_WROTE = 256 /* x86_wrote_code */ };
 
 struct x86_cpu {
     u64 r[X86_NR_SLOTS];        /* general registers by number; r[X86_ZERO] is 0; r[X86_RIP] of the instruction under way */
@@ -142,6 +142,9 @@ struct x86_cpu {
     struct icache *icache;      /* decoded instructions (interp.c); NULL: x86_run decodes each time */
     spinlock_t *bus_lock;       /* of the machine: locked accesses that cross a page take it; NULL: the CPU is alone */
     u64 undecoded;              /* #UD because we have no such form */
+    struct codemap *codemap;    /* which of the memory holds translated code: stores by a slow road tell it. NULL: none does */
+    struct { const u8 *p; u32 n; } wrote[2];    /* X86_SLOW_WROTE: what was stored where translated code is; n 0: nothing */
+    struct bt *bt;              /* the translator's half (bt/bt.h). NULL: none; bt_run interprets */
     struct x86_fx fx;
 };
 enum { X86_STRICT_ALIGN = 1, X86_STRICT_BREAKPOINT = 2, X86_STRICT_DEBUGGER = 4 };
@@ -185,6 +188,9 @@ struct x86_ops {
     void (*watch)(struct x86_cpu *c, u64 va, unsigned size, bool write);        /* X86_STRICT_DEBUGGER: a data access was made */
     void (*segment_loaded)(struct x86_cpu *c, unsigned seg);    /* NULL: nobody cares */
     void (*cr8_written)(struct x86_cpu *c);     /* NULL: nobody cares */
+    /* The page at host address p begins to hold translated code, and c->codemap says so already: when it returns, no TLB has a write entry
+     * for it. NULL: no page can. */
+    void (*code_page)(struct x86_cpu *c, const u8 *p);
     x86_phys_fn *phys;          /* what PDPTEs are read through; also: x86_derive sets tlb_set by CPL. NULL (PV): tlb_set is the owner's business */
 };
 
@@ -203,8 +209,18 @@ enum x86_exit {
 enum x86_exit x86_run(struct x86_cpu *c, u64 budget);
 /* x86_run returns X86_STOPPED when the instruction under way has ended (or its exception is delivered). */
 static inline void x86_stop(struct x86_cpu *c) { c->slow |= X86_SLOW_STOP; }
+/* Tells c->codemap again what mem.c told it before the last stores, now that they are done. */
+void x86_wrote_code(struct x86_cpu *c);
 
-/* State after RESET (vol. 3, table 9-1), except what is no part of the architecture: features, tlb, ops, owner, attention, icache, counters,
+/* What x86_run is made of, for the translator, which puts blocks between the instructions (bt/run.c). begin sets c->limit; the caller sets
+ * c->unwind to where x86_raise goes and calls raised there. between is due when slow or attention is nonzero or the limit is reached: true: the run
+ * ends with *exit. one: one instruction, with c->slow zero. c->icache is not NULL. */
+void x86_run_begin(struct x86_cpu *c, u64 budget);
+bool x86_run_between(struct x86_cpu *c, enum x86_exit *exit);
+void x86_run_one(struct x86_cpu *c);
+void x86_run_raised(struct x86_cpu *c);
+
+/* State after RESET (vol. 3, table 9-1), except what is no part of the architecture: features, tlb, ops, owner, attention, icache, codemap, bt, counters,
  * a debugger's hold. */
 void x86_reset(struct x86_cpu *c);
 /* After rflags (TF, RF, VM, AC), cr0, EFER, dr7, cpl or segment registers were changed, by an instruction or from outside: recomputes

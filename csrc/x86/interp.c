@@ -318,6 +318,8 @@ static bool interrupt_waits(const struct x86_cpu *c)
 /* All reasons to leave the fast loop. True: x86_run returns *exit. */
 static bool between(struct x86_cpu *c, struct icache_entry *scratch, enum x86_exit *exit)
 {
+    if (unlikely(c->slow & X86_SLOW_WROTE))
+        x86_wrote_code(c);
     if (c->slow & X86_SLOW_SHADOW && c->insn && loads_ss(c->insn))
         c->slow |= X86_SLOW_SHADOW_SS;
     if (c->shutdown)
@@ -377,26 +379,56 @@ static __attribute__((noinline)) enum x86_exit loop(struct x86_cpu *c)
     }
 }
 
-enum x86_exit x86_run(struct x86_cpu *c, u64 budget)
+void x86_run_begin(struct x86_cpu *c, u64 budget)
 {
-    jmp_buf here;
     c->limit = budget < ~0ul - c->retired ? c->retired + budget : ~0ul;
-    c->unwind = &here;
     c->in_delivery = false;
     c->insn = NULL;
     if (c->icache && (c->icache->features != c->features || !c->icache->hand))
         icache_clear(c->icache, c->features);
     if (c->halted || c->shutdown)
         c->slow |= X86_SLOW_STOP;       /* the fast loop does not look at them */
-    if (setjmp(here)) {
-        /* Of an instruction, or of a delivery. Vol. 3, 17.3.1.1: faults push RF = 1; a fault takes back what data breakpoints saw. */
-        struct x86_exception e = c->exc;
-        c->pending_db = 0;
-        c->slow &= ~X86_SLOW_PENDING_DB;
-        c->rflags |= X86_RF;
-        c->slow |= X86_SLOW_TF;
-        deliver(c, &e);
-    }
+}
+
+/* Of an instruction, or of a delivery. Vol. 3, 17.3.1.1: faults push RF = 1; a fault takes back what data breakpoints saw. */
+void x86_run_raised(struct x86_cpu *c)
+{
+    struct x86_exception e = c->exc;
+    c->pending_db = 0;
+    c->slow &= ~X86_SLOW_PENDING_DB;
+    c->rflags |= X86_RF;
+    c->slow |= X86_SLOW_TF;
+    deliver(c, &e);
+}
+
+bool x86_run_between(struct x86_cpu *c, enum x86_exit *exit)
+{
+    struct icache_entry scratch;
+    scratch.key = 0;
+    scratch.next = &scratch;
+    return between(c, &scratch, exit);
+}
+
+void x86_run_one(struct x86_cpu *c)
+{
+    struct icache_entry scratch = { .next = &scratch };
+    const struct icache_entry *e = fetch(c, c->icache, &scratch, &scratch);
+    c->insn = &e->insn;
+    c->next_rip = c->r[X86_RIP] + e->insn.len;
+    e->insn.exec(c, &e->insn);
+    c->r[X86_RIP] = c->next_rip;
+    c->retired++;
+    if (unlikely(c->slow & X86_SLOW_WROTE))
+        x86_wrote_code(c);
+}
+
+enum x86_exit x86_run(struct x86_cpu *c, u64 budget)
+{
+    jmp_buf here;
+    x86_run_begin(c, budget);
+    c->unwind = &here;
+    if (setjmp(here))
+        x86_run_raised(c);
     enum x86_exit exit = loop(c);
     c->unwind = NULL;
     return exit;

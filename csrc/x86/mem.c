@@ -6,6 +6,7 @@
  */
 #include "x86/mem.h"
 
+#include "machine/codemap.h"
 #include "machine/frame.h"
 
 static const struct x86_fault NO_FAULT = { 0, 0 };
@@ -75,6 +76,32 @@ static void strict_access(struct x86_cpu *c, unsigned seg, u64 lin, unsigned siz
         c->ops->watch(c, lin, size, write);
 }
 
+/* ---- stores into translated code --------------------------------------------------------------------------------- */
+
+/* A store of n bytes at p comes. What was translated goes before it; another CPU's translator may claim the line, and read the old bytes, between
+ * this and the store: so that is told again behind it, before the next instruction or the next store (x86_wrote_code). */
+static void will_write(struct x86_cpu *c, const u8 *p, unsigned n)
+{
+    if (likely(!codemap_has(c->codemap, p)))
+        return;                         /* a first claim waits until this instruction is over (ops->code_page) */
+    codemap_wrote(c->codemap, p, n);
+    if (c->wrote[0].n && c->wrote[1].n)
+        x86_wrote_code(c);
+    unsigned k = c->wrote[0].n != 0;
+    c->wrote[k].p = p, c->wrote[k].n = n;
+    c->slow |= X86_SLOW_WROTE;
+}
+
+void x86_wrote_code(struct x86_cpu *c)
+{
+    smp_mb();                           /* the store, then the look: the translator claims, then reads */
+    for (unsigned k = 0; k < 2; k++)
+        if (c->wrote[k].n)
+            codemap_wrote(c->codemap, c->wrote[k].p, c->wrote[k].n);
+    c->wrote[0].n = c->wrote[1].n = 0;
+    c->slow &= ~X86_SLOW_WROTE;
+}
+
 struct span { u8 *part[2]; unsigned n; u64 lin; };      /* n bytes at part[0], the rest at part[1] */
 
 /* The host memory of a whole access, or the first fault of it in *f: part[0] NULL. Raises for the segment only. */
@@ -94,6 +121,11 @@ static inline struct span span_find(struct x86_cpu *c, unsigned seg, u64 off, un
         /* The second lookup may have used the first one's TLB entry, never its page. */
     }
     s.part[0] = page + in_page;
+    if (write) {
+        will_write(c, s.part[0], s.n);
+        if (s.n < size)
+            will_write(c, s.part[1], size - s.n);
+    }
     return s;
 }
 
@@ -119,10 +151,12 @@ static void device_access(struct x86_cpu *c, unsigned seg, const struct span *s,
         u64 in_page = (s->lin + done) % PAGE_SIZE, value = 0;
         step = crosses ? 1 : size - done < 8 ? size - done : 8;
         if (page[k]) {
-            if (write)
+            if (write) {
+                will_write(c, page[k] + in_page, 1);
                 page[k][in_page] = bytes[done];
-            else
+            } else {
                 bytes[done] = page[k][in_page];
+            }
             continue;
         }
         if (write)

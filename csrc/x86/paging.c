@@ -4,6 +4,7 @@
  * Called by: x86_ops.page, the handlers of mov cr, invlpg, wrmsr. Locks: none; A and D are set by compare-and-swap, as other CPUs
  * may be changing the entry.
  */
+#include "machine/codemap.h"
 #include "machine/frame.h"
 #include "x86/cpu.h"
 
@@ -58,6 +59,8 @@ static bool entry_set(struct x86_cpu *c, x86_phys_fn *phys, u64 pa, unsigned siz
         return true;
     u8 *p = entry_ptr(c, phys, pa, true);
     u32 seen32 = (u32)seen;
+    if (p)
+        codemap_wrote(c->codemap, p, size);
     return !p || (size == 8 ? cmpxchg((u64 *)p, &seen, seen | bits) : cmpxchg((u32 *)p, &seen32, (u32)(seen | bits)));
 }
 
@@ -79,7 +82,7 @@ static u8 *fill(struct x86_cpu *c, u64 va, u8 *page, bool write, bool exec)
     u64 tag = tlb_tag(c->tlb, va);
     struct tlb_entry *e = tlb_slot(c->tlb, c->tlb_set, va);
     e->read_tag = tag;
-    e->write_tag = write ? tag : 0;
+    e->write_tag = write && !codemap_has(c->codemap, page) ? tag : 0;
     e->exec_tag = exec ? tag : 0;
     e->page = page;
     c->tlb->used = true;
@@ -179,5 +182,6 @@ void x86_tlb_flush_page(struct x86_cpu *c, u64 va)
         if (e->read_tag == tag)
             e->read_tag = e->write_tag = e->exec_tag = 0;
     }
+    c->tlb->page_flushes++;
     c->code.tag = 0;
 }

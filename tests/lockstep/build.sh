@@ -18,8 +18,8 @@ stale() {   # object source
 if stale "$out/lockstep-host" "$here/host.c"; then
     $CC $common -fPIE -pie -fno-stack-protector -fno-builtin -o "$out/lockstep-host" "$here/host.c"
 fi
-for source in "$root"/csrc/x86/*.c "$root/csrc/base/arena.c" "$here/gen.c" "$here/lockstep.c"; do
-    object=$out/$(basename "$source" .c).o
+for source in "$root"/csrc/x86/*.c "$root"/csrc/bt/*.c "$root/csrc/base/arena.c" "$here/gen.c" "$here/lockstep.c"; do
+    object=$out/$(basename "$(dirname "$source")")-$(basename "$source" .c).o
     if stale "$object" "$source"; then
         printf '%s %s\n' "$source" "$object"
     fi

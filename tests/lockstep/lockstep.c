@@ -32,7 +32,8 @@ static struct {
     const char *only, *host, *plant;
     unsigned jobs, max_length, differences;
     bool verbose, histogram, step, no_icache;
-} opt = { .sequences = 100000, .seed = 1, .jobs = 1, .max_length = MAX_UNITS, .differences = 5 };
+    int bt;                     /* BT_* options of the translator; -1: the interpreter */
+} opt = { .sequences = 100000, .seed = 1, .jobs = 1, .max_length = MAX_UNITS, .differences = 5, .bt = -1 };
 
 /* ---- the CPU's side ---------------------------------------------------------------------------------------------- */
 
@@ -128,6 +129,8 @@ static void interp_init(struct ls_shared *shared)
     xl_bare_map(b, DATA_VA, interp.data, DATA_SIZE, 1 | 2);
     xl_bare_map(b, CONST_VA, shared->constants, CONST_SIZE, 1);
     xl_bare_options(b, XL_BARE_STOP_EXCEPTIONS | (opt.no_icache ? XL_BARE_NO_ICACHE : 0));
+    if (opt.bt >= 0 && xl_bare_engine(b, true, (unsigned)opt.bt))
+        die("xl_bare_engine");
     xl_bare_set(b, xl_bare_reg("cs.sel"), 0x33);        /* Linux's user selectors */
     xl_bare_set(b, xl_bare_reg("ss.sel"), 0x2b);
     xl_bare_set(b, xl_bare_reg("ds.sel"), 0);
@@ -411,7 +414,8 @@ static void parse(int argc, char **argv)
         { "sequences", 1, NULL, 'n' }, { "seed", 1, NULL, 's' }, { "form", 1, NULL, 'f' }, { "jobs", 1, NULL, 'j' },
         { "max-length", 1, NULL, 'l' },
         { "differences", 1, NULL, 'd' }, { "verbose", 0, NULL, 'v' }, { "histogram", 0, NULL, 'h' }, { "host", 1, NULL, 'x' },
-        { "plant", 1, NULL, 'p' }, { "step", 0, NULL, 'S' }, { "no-icache", 0, NULL, 'C' }, { 0 },
+        { "plant", 1, NULL, 'p' }, { "step", 0, NULL, 'S' }, { "no-icache", 0, NULL, 'C' },
+        { "translate", 1, NULL, 'T' }, { 0 },
     };
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (c) {
@@ -426,6 +430,7 @@ static void parse(int argc, char **argv)
         case 'p': opt.plant = optarg; break;
         case 'S': opt.step = true; break;
         case 'C': opt.no_icache = true; break;
+        case 'T': opt.bt = (int)strtoul(optarg, NULL, 0); break;
         case 'x': opt.host = optarg; break;
         default: exit(2);
         }

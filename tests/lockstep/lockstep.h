@@ -37,7 +37,7 @@ struct ls_job {
 struct ls_shared {
     volatile u32 count, next;   /* jobs, and the one under way */
     u8 data[DATA_SIZE];         /* what the writable pages hold before each job */
-    u8 constants[CONST_SIZE];
+    u8 constants[CONST_SIZE] __attribute__((aligned(PAGE_SIZE)));       /* mapped where it lies (xl_bare_map) */
     struct ls_job job[BATCH];
 };
 

@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 
 #: C layers, lowest first; a file includes its own and those before it. "": csrc/ itself, what Python may call.
-C_LAYERS = ["include", "base", "machine", "x86", "hv", "pv", "pc", "io", ""]
+C_LAYERS = ["include", "base", "machine", "x86", "bt", "hv", "pv", "pc", "io", ""]
 #: (file, what it includes): may point upwards. Frames belong to domains and TLBs to vCPUs, so these need the layout of struct host,
 #: domain and vcpu. The headers by which others use frames and the MMU (frame.h, mmu.h) only name those structures.
-C_EXCEPTIONS = {("machine/frame.c", "hv/host.h"), ("machine/frame_type.h", "hv/host.h"), ("machine/mmu.c", "hv/host.h")}
+C_EXCEPTIONS = {("x86/bare.c", "bt/bt.h"), ("machine/frame.c", "hv/host.h"), ("machine/frame_type.h", "hv/host.h"), ("machine/mmu.c", "hv/host.h")}
 
 #: Python layers, lowest first; a module imports its own and those before it.
 PY_LAYERS = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import platform
 import random
 import signal
@@ -115,6 +116,8 @@ class Bench:
         assert self.libc.sigaction(int(signal.SIGFPE), action, self.old_action) == 0
         self.native = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.code_at)
         self.bare = lib.xl_bare_create(1 << 20)
+        if os.environ.get("XENLIKE_ENGINE") == "bt":
+            assert lib.xl_bare_engine(self.bare, True, int(os.environ.get("XENLIKE_BT_OPTIONS", "0"), 0)) == 0
         assert self.bare and lib.xl_bare_setup(self.bare, 64, 3) == 0
         lib.xl_bare_options(self.bare, lib.XL_BARE_STOP_EXCEPTIONS | lib.XL_BARE_NO_ICACHE)
         for at, size, prot in ((self.code_at, 4096, 5), (self.data_at, 4096, 3)):

@@ -6,6 +6,7 @@ Owns: ``Machine`` around csrc/x86/bare.h, ``assemble``. Used by: tests of csrc/x
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 import shutil
 import subprocess
@@ -50,9 +51,14 @@ class Trap(NamedTuple):
 class Machine:
     """``m["rax"] = 1``, ``m.code("mov rbx, rax")``, ``m.run(1)``. Exceptions stop the run unless ``deliver``."""
 
-    def __init__(self, bits: int = 64, cpl: int = 0, *, deliver: bool = False, size: int = 1 << 20) -> None:
+    def __init__(self, bits: int = 64, cpl: int = 0, *, deliver: bool = False, size: int = 1 << 20,
+                 engine: str | None = None, options: int | None = None) -> None:
         self.bits, self.size, self.system = bits, size, size - lib.XL_BARE_SYSTEM
         self.c = ffi.gc(lib.xl_bare_create(size), lib.xl_bare_destroy)
+        if (engine or os.environ.get("XENLIKE_ENGINE")) == "bt":
+            if options is None:
+                options = int(os.environ.get("XENLIKE_BT_OPTIONS", "0"), 0)
+            assert lib.xl_bare_engine(self.c, True, options) == 0
         assert lib.xl_bare_setup(self.c, bits, cpl) == 0
         lib.xl_bare_options(self.c, 0 if deliver else lib.XL_BARE_STOP_EXCEPTIONS)
 

@@ -1,0 +1,147 @@
+/* What the translator's files share: state that translated code reaches through GS, blocks, exits.
+ *
+ * Registers in translated code: rax-r12 except rsp are the guest's; r13 is the guest's rsp; r14 and r15 are scratch, dead between two guest
+ * instructions; the guest's r13-r15 are in bt->hi. rsp is the host's stack. Flags are the guest's arithmetic flags between two
+ * instructions; DF is clear. xmm0-15 and MXCSR are the guest's. GS points to struct bt; FS stays libc's.
+ *
+ * Flags are architectural at every access that may fault and at every exit. Where they can be made again from registers (flags.c) inserted
+ * code may destroy them: the cold stub, or a later use, makes them again. Elsewhere it changes none: lea, mov, pext and jrcxz (which is why rcx is
+ * saved in r15 there), no add, cmp, and.
+ *
+ * Time. bt->left + LEFT_BIAS instructions may still retire, as of the start of the block under way: a block subtracts its length at its end, and
+ * leaves when the result is negative, so that any block may begin while it is not.
+ */
+#ifndef XL_BT_INTERNAL_H
+#define XL_BT_INTERNAL_H
+
+#include "bt/bt.h"
+#include "machine/codemap.h"
+#include "x86/insn.h"
+
+enum { R_AX, R_CX, R_DX, R_BX, R_SP, R_BP, R_SI, R_DI, R_8, R_9, R_10, R_11, R_12, R_13, R_14, R_15 };  /* host registers */
+enum { GUEST_SP = R_13, SCRATCH = R_14, SCRATCH2 = R_15 };
+
+enum {
+    BT_MAX_BLOCK = 64, LEFT_BIAS = BT_MAX_BLOCK,
+    CACHE_BYTES = 8 << 20, CACHE_SLACK = 32 << 10,      /* the largest block fits into the slack */
+    NR_BLOCKS = 1 << 15, NR_EXITS = 1 << 18, HASH = 1 << 13,
+    L0 = 128, L1 = 512, JUMPS = 2048, LINKS = 8192, CODE_PAGES = 4096, PAGE_HASH = 1024,
+    SLICE = 1 << 15,                    /* instructions after which attention is looked at */
+};
+#define JUMP_MASK 0x33feul      /* bits of an address that choose its place in the jump cache: JUMPS of them */
+
+/* Why translated code was left. */
+enum bt_exit_kind {
+    EXIT_CHAIN,                 /* to a block of the same page: patch the jump */
+    EXIT_LINK,                  /* to a block of another page: fill the link */
+    EXIT_NEXT,                  /* to rip, whatever is there (invalidated block, BT_NO_CHAIN) */
+    EXIT_MISS,                  /* a memory access that neither L0 nor L1 has: bt->lin */
+    EXIT_STEP,                  /* an instruction for the interpreter; the block goes on behind it if nothing speaks against it */
+    EXIT_BRANCH,                /* the same, and the block has ended */
+    EXIT_TIME,                  /* bt->left is negative */
+};
+
+struct bt_exit {
+    u8 kind;
+    s8 k;                       /* instructions of the block that have retired, less those that were subtracted from left */
+    u8 size, write;             /* MISS: bytes */
+    u8 align;                   /* MISS: it must be aligned */
+    u32 block;
+    u32 off;                    /* of the guest instruction from the block's start; CHAIN, LINK: unused */
+    u64 target;                 /* CHAIN, LINK, NEXT: guest address */
+    u32 again, behind;          /* cache offsets: where the instruction begins again; where it goes on behind the instruction (0: nowhere) */
+    u32 patch;                  /* CHAIN: cache offset of the rel32. LINK: number of the link */
+};
+
+struct bt_block {
+    const u8 *host;             /* the guest's bytes */
+    u64 va;
+    u32 code, code_len;         /* cache offset of the entry; bytes */
+    u32 next, page_next;        /* in its hash chain; among the blocks of its code page. 0 ends */
+    u32 entry_exit;             /* EXIT_NEXT to itself: what its entry becomes when it is invalid */
+    u32 first_map, nr_exits;    /* its exits are entry_exit and those behind it */
+    u16 bytes, nr;              /* of the guest's code; instructions */
+    u8 context;
+    bool invalid;
+    u64 hits;                   /* BT_PROFILE */
+};
+
+/* Which host bytes belong to which guest instruction: for the viewer and the verifier. */
+enum bt_treatment { BT_COPIED, BT_REWRITTEN, BT_INLINE, BT_CALLED_OUT, BT_ENDING };
+struct bt_map { u32 code; u16 off; u8 len, treatment; };
+
+struct bt_page { const u8 *host; struct codemap *map; u64 page; u32 generation, first, next; };
+
+struct bt_entry { u64 negated, addend; };       /* -(linear page); host address - linear address */
+
+struct bt {
+    /* What translated code uses. */
+    s64 left;
+    u64 tmp, tmp2, hi[3], seg_base[2], lin, entry;
+    u32 exit, flags;            /* flags: ah = SF ZF AF PF CF, al = OF, as lahf and seto leave them */
+    u32 host_mxcsr, saved_flags;
+    struct x86_cpu *cpu;
+    u64 mask_page, mask_aligned, mask_l1, mask_jump, mask_sign, mask_sign32;    /* for pext */
+    u64 mask_size[5];           /* by log2 of bytes: page, and natural alignment */
+    struct bt_entry l0[2][2][L0];                       /* [TLB set][write] */
+    u64 l1_negated[2][2][L1], l1_addend[2][2][L1], l1_host[2][2][L1];   /* host: of the page's first byte */
+    u64 jump_negated[2][JUMPS], jump_host[2][JUMPS];
+    u64 link[LINKS];
+
+    /* The rest is the loop's. */
+    unsigned options;
+    u8 *rx, *rw;                /* two views of the cache */
+    u32 used, start;            /* bytes of it; those of entry and exit */
+    u32 enter, leave, l1_code[2][2][17];        /* cache offsets of routines; L1 lookups by set, write, size - 1; [16]: 16 bytes aligned */
+    u64 tlb_generation;         /* of cpu->tlb when l0, l1, jumps and links were last empty */
+    u32 page_flushes, epoch;
+    u8 jump_context[2];
+    bool tlb_used[2], jumps_used[2];
+    u32 nr_links, nr_active;
+    u16 active[LINKS];          /* links that are filled */
+    u32 link_exit[LINKS];
+    u32 nr_blocks, nr_exits, nr_pages, nr_maps;
+    u32 hash[HASH], page_hash[PAGE_HASH];
+    u64 poison;                 /* a page that no guest uses: not canonical, and drawn at random. Empty entries are for it ... */
+    u8 nowhere[2 * PAGE_SIZE];  /* ... and lead here */
+    u64 features;
+    u8 form_rule[1024];         /* enum rule (translate.c) by form */
+    struct bt_block *block;
+    struct bt_exit *exits;
+    struct bt_page pages[CODE_PAGES];
+    struct bt_map *maps;
+    struct bt_stats stats;
+    struct bt_block rejected;   /* the last that the verifier refused */
+    u64 mapped;                 /* bytes of the arrays */
+};
+enum { NR_MAPS = 1 << 19 };
+
+/* Context: what decides beside the bytes and their address how a block is translated. */
+enum { CTX_SET = 1, CTX_CPL = 2, CTX_SSE = 4, CTX_FP = 8, CTX_NR = 16 };
+
+/* ---- cache.c ----------------------------------------------------------------------------------------------------- */
+bool bt_cache_possible(void);   /* executable memory is not refused */
+bool bt_cache_create(struct bt *t);
+void bt_cache_destroy(struct bt *t);
+void bt_cache_patch(struct bt *t, u32 at, u32 target);         /* the rel32 at `at` */
+static inline u64 bt_host_address(const struct bt *t, u32 off) { return (u64)t->rx + off; }
+
+/* ---- block.c ----------------------------------------------------------------------------------------------------- */
+u32 bt_block_find(struct bt *t, const u8 *host, u64 va, u8 context);    /* 0: none */
+struct bt_page *bt_page_claim(struct bt *t, const u8 *host, unsigned in_page, unsigned n);      /* NULL: the page cannot hold translated code */
+void bt_block_insert(struct bt *t, u32 b, struct bt_page *page);
+void bt_forget(struct bt *t);                   /* everything */
+void bt_forget_addresses(struct bt *t);         /* l0, l1, jumps, links: a TLB flush */
+void bt_look_for_writes(struct bt *t);          /* drops the blocks of pages whose code was written */
+void bt_tlb_fill(struct bt *t, unsigned set, bool write, u64 lin, u8 *page);
+void bt_jump_fill(struct bt *t, unsigned set, u64 va, u32 code);
+void bt_link_fill(struct bt *t, u32 link, u32 code);
+
+/* ---- translate.c ------------------------------------------------------------------------------------------------- */
+void bt_rules(struct bt *t);
+u32 bt_translate(struct bt *t, const u8 *host, u64 va, u8 context);     /* a block's number; 0: its first instruction is the interpreter's */
+
+/* ---- verify.c ---------------------------------------------------------------------------------------------------- */
+bool bt_verify(const struct bt *t, const struct bt_block *b);
+
+#endif

@@ -1,0 +1,121 @@
+/* What verify.c and verify_*.c share: the state of a path through a guest instruction's host code. Owns: nothing. */
+#ifndef XL_BT_VERIFY_H
+#define XL_BT_VERIFY_H
+
+#include "bt/inspect.h"
+#include "bt/value.h"
+
+#define GS(field) ((u32)offsetof(struct bt, field))
+
+/* Operands written; the first one entirely; 16 bytes of any address; computes with MXCSR. Flags: neither read nor written, all written and none read;
+ * else both. */
+enum { W0 = 1, W1 = 2, PURE = 4, UNALIGNED = 8, FP = 16, KEEPS = 32, SETS = 64 };
+enum { OWN_TMP, OWN_TMP2, OWN_ENTRY, OWN_LEFT, OWN_HI, NR_OWN = OWN_HI + 3 };
+enum { FACTS = 16, MAX_STEPS = 4096 };
+
+enum host_flags { FL_GUEST, FL_LOST, FL_CMP, FL_TEST, FL_SIGN };        /* the guest's; nobody's; flag_value compared with, tested by flag_n; its sign */
+enum fact_kind { ZERO, NONZERO, BELOW /* or equal n */, CLEAR /* of the bits n */ };
+struct fact { value of; u8 kind; u64 n; };
+
+struct path {
+    value reg[16], own[NR_OWN];
+    struct fact fact[FACTS];
+    unsigned nr_facts;
+    u8 flags;                   /* enum host_flags */
+    bool saved;                 /* bt->saved_flags are the guest's */
+    value flag_value;
+    u64 flag_n;
+    value wanted;               /* the linear address that L1 was asked for in line */
+    u32 exit, from;             /* bt->exit; rel32 of the jump just made, nothing but bt->exit being set since (0: none) */
+    int taken;                  /* instructions that were subtracted from bt->left, */
+    bool in_time;               /* and it is known not to be negative */
+    bool acted, stored, sent;   /* the instruction was done; memory was written; the branch went to its target, not to the next instruction */
+    bool decided;
+    u32 link;                   /* 1 + number of the link that was jumped through while empty */
+    value store_at, store_value;
+    u32 slot;                   /* L0 entry that is being replaced: its offset, and what has been stored */
+    value slot_negated, slot_addend;
+};
+
+/* What an instruction that is not copied does. value 0: nothing, or does not matter. */
+struct effect { bool act, branch, conditional, forbidden; u8 act_flags; value reg[16]; value store_at, store_value, target, next; };
+
+/* What is known of the guest's flags: they are those of op on its registers (or an immediate) as they are now, or were but for op itself. */
+struct known { const struct x86_op *op; u8 size, a, b; u64 imm; };     /* op NULL: nothing. b: IMM */
+enum { IMM = 0xff };
+
+struct check {
+    const struct bt *t;
+    const struct bt_block *b;
+    struct values values;
+    const struct x86_insn *g;   /* the guest's; NULL: none, behind the last */
+    struct effect effect;
+    struct known known;
+    bool lost, saved, fell;     /* at the next instruction: flags may be lost, are saved; some path leads there */
+    unsigned nr, off, len, steps, lookups;      /* its number and place; the lookups in L1 on the path */
+    u32 entry, next, behind;    /* cache offsets of its code; the next instruction's, where the loop goes on behind the last (0: there is none) */
+    const char *why;
+    u32 at;
+};
+
+static inline bool verify_refuse(struct check *c, const char *why)
+{
+    if (!c->why)
+        c->why = why;
+    return false;
+}
+
+static inline unsigned home_of(unsigned n) { return n == R_SP ? R_13 : n; }           /* host register of guest register n < 13 */
+static inline value home(const struct path *p, unsigned n) { return n >= R_13 ? p->own[OWN_HI + n - R_13] : p->reg[home_of(n)]; }
+static inline value guest(struct check *c, unsigned n) { return value_atom(&c->values, VAL_GUEST, 0, n, 0); }
+static inline value result(struct check *c, unsigned n) { return value_atom(&c->values, VAL_RESULT, 0, n, 0); }
+static inline u64 mask_at(const struct check *c, u32 field) { u64 m; memcpy(&m, (const u8 *)c->t + field, 8); return m; }
+static inline bool facts_have(const struct path *p, enum fact_kind kind, value of)
+{
+    for (unsigned k = 0; k < p->nr_facts; k++)
+        if (p->fact[k].kind == kind && p->fact[k].of == of)
+            return true;
+    return false;
+}
+static inline bool facts_add(struct check *c, struct path *p, enum fact_kind kind, value of, u64 n)
+{
+    if (p->nr_facts == FACTS)
+        return verify_refuse(c, "too many tests");
+    p->fact[p->nr_facts++] = (struct fact){ of, (u8)kind, n };
+    return true;
+}
+static inline bool is_mask(u32 field) { return field >= GS(mask_page) && field < GS(l0) && field % 8 == 0; }
+
+static inline bool is_gs(const struct x86_insn *h) { return x86_has_mem(h) && h->mem_seg == X86_GS; }
+/* Only absolute fields below have no registers in their address. */
+static inline bool gs_field(const struct x86_insn *h, u32 *field)
+{
+    *field = (u32)h->disp;
+    return h->base == X86_ZERO && h->index == X86_ZERO && (u64)h->disp < sizeof(struct bt);
+}
+
+/* ---- verify_guest.c: what the guest's instruction does ------------------------------------------------------------- */
+
+/* Of c->g, into c->effect. False: nothing but leaving it to the interpreter is in order. */
+bool verify_effect(struct check *c);
+/* Facts show that it cannot raise #DE, if it is a division. */
+bool verify_divides(struct check *c, const struct path *p);
+value verify_linear(struct check *c, bool segment);     /* address of its memory operand */
+void verify_path_start(struct check *c, struct path *p);
+bool verify_is_before(struct check *c, const struct path *p);   /* nothing has happened yet: it can begin again, or be left to the interpreter */
+bool verify_is_after(struct check *c, const struct path *p);    /* it has happened */
+/* h is c->g with its registers where they are kept. On a match *slots gets the host scratch registers that stand for r13-r15. */
+bool verify_corresponds(struct check *c, const struct path *p, const struct x86_insn *h, u8 flags, u8 slots[16]);
+struct known verify_known_behind(const struct check *c);        /* what is known of the flags behind it */
+bool verify_makes_flags(struct check *c, const struct path *p, const struct x86_insn *h, value a, value b);
+
+/* ---- verify_access.c: fields of struct bt, guest memory ------------------------------------------------------------- */
+
+bool verify_read_field(struct check *c, struct path *p, u32 field, value *out);
+bool verify_write_field(struct check *c, struct path *p, u32 field, value x);
+bool verify_slot_is_whole(const struct check *c, const struct path *p);         /* no L0 entry is half replaced */
+value verify_host_address(struct check *c, const struct path *p, const struct x86_insn *h, u32 at);     /* that host instruction h at `at` accesses */
+/* `address` is that of `size` bytes of guest memory, for a store if write, a multiple of `align`: *lin := their linear address. */
+bool verify_access(struct check *c, const struct path *p, value address, unsigned size, bool write, unsigned align, value *lin);
+
+#endif
