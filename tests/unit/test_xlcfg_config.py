@@ -288,6 +288,8 @@ def test_what_this_version_leaves_out_is_said():
         "web.cfg:4: warning: ramdisk: has no effect: this version has no RAM disks for Python guests"]
     image = parse_config("name = 'a'\nkernel = 'x.elf'\nramdisk = 'r'", "web.cfg", check_files=False)[0]
     assert image.kernel.kind == "image" and check_supported(image) == []
+    pc = parse_config("name = 'a'\ntype = 'hvm'\nkernel = 'x.elf'\ndisk = [ 'd,,xvda' ]", "web.cfg", check_files=False)[0]
+    assert [str(w) for w in check_supported(pc)] == ["web.cfg:4: warning: disk: has no effect: this version has no disk controller on a plain PC"]
 
 
 def test_an_image_is_configured_without_a_file(tmp_path, monkeypatch):

@@ -413,6 +413,8 @@ def check_supported(config: DomainConfig) -> list[ConfigWarning]:
     without_effect = {"vif": "network interfaces", "channel": "channels", "p9": "shared directories", "cpuid": "CPUID policies"}
     if config.kernel.kind == "python":
         without_effect |= {"ramdisk": "RAM disks for Python guests", "cpuid": "CPUID policies for Python guests"}
+    if config.type == "hvm":
+        without_effect["disk"] = "disk controller on a plain PC"
     found = [ConfigWarning(config.where(key), key, f"has no effect: {this} has no {what}")
              for key, what in without_effect.items() if getattr(config, key) not in ((), None, CpuidPolicy())]
     for key in ("on_poweroff", "on_reboot", "on_crash", "on_watchdog"):
