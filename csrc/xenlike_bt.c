@@ -8,7 +8,7 @@
 #include "x86/bare.h"
 
 #define SAME(name) STATIC_ASSERT((int)XL_BT_##name == (int)BT_##name)
-SAME(ONE); SAME(NO_CHAIN); SAME(FLUSH); SAME(TINY_TLB); SAME(VERIFY); SAME(PROFILE);
+SAME(ONE); SAME(NO_CHAIN); SAME(FLUSH); SAME(TINY_TLB); SAME(VERIFY); SAME(PROFILE); SAME(CLOCK);
 SAME(COPIED); SAME(REWRITTEN); SAME(INLINE); SAME(CALLED_OUT); SAME(ENDING); SAME(NAME);
 #undef SAME
 #define SAME(name) STATIC_ASSERT((int)XL_BT_EXIT_##name == (int)EXIT_##name)
@@ -26,7 +26,7 @@ void xl_bt_stats(const struct bt *t, struct xl_bt_stats *out)
 {
     const struct bt_stats *s = &t->stats;
     *out = (struct xl_bt_stats){
-        s->blocks, s->translated, s->interpreted, s->exits, s->flushes, s->invalidated, s->host_bytes, s->guest_bytes, s->rejected,
+        s->blocks, s->translated, s->interpreted, s->exits, s->flushes, s->invalidated, s->host_bytes, s->guest_bytes, s->rejected, s->translate_ns,
         .rx = (u64)t->rx, .used = t->used, .nr_blocks = t->nr_blocks, .nr_links = t->nr_links, .links_filled = t->nr_active, .options = t->options,
     };
 }

@@ -12,7 +12,7 @@ struct bt;
 struct vcpu;
 struct x86_bare;
 
-enum { XL_BT_ONE = 1, XL_BT_NO_CHAIN = 2, XL_BT_FLUSH = 4, XL_BT_TINY_TLB = 8, XL_BT_VERIFY = 16, XL_BT_PROFILE = 32 };    /* bt/bt.h's options */
+enum { XL_BT_ONE = 1, XL_BT_NO_CHAIN = 2, XL_BT_FLUSH = 4, XL_BT_TINY_TLB = 8, XL_BT_VERIFY = 16, XL_BT_PROFILE = 32, XL_BT_CLOCK = 64 };    /* bt/bt.h's options */
 enum { XL_BT_COPIED, XL_BT_REWRITTEN, XL_BT_INLINE, XL_BT_CALLED_OUT, XL_BT_ENDING };  /* what became of a guest instruction */
 enum { XL_BT_EXIT_CHAIN, XL_BT_EXIT_LINK, XL_BT_EXIT_NEXT, XL_BT_EXIT_MISS, XL_BT_EXIT_STEP, XL_BT_EXIT_BRANCH, XL_BT_EXIT_TIME };
 enum { XL_BT_NAME = 48 };       /* bytes of a name, with its 0 */
@@ -28,6 +28,7 @@ struct xl_bt_stats {            /* struct bt_stats since it was made, and sizes 
     u64 flushes, invalidated;   /* everything forgotten; blocks dropped because their code was written */
     u64 host_bytes, guest_bytes;        /* of the blocks */
     u64 rejected;               /* blocks that the verifier refused (XL_BT_VERIFY) */
+    u64 translate_ns;           /* spent on translating (XL_BT_CLOCK) */
     u64 rx;                     /* where the cache is executed; cache offsets count from there */
     u32 used, nr_blocks, nr_links, links_filled, options;
 };

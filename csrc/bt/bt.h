@@ -22,6 +22,7 @@ enum {                          /* for tests: everything slow */
     BT_TINY_TLB = 8,            /* one page for loads, one for stores */
     BT_VERIFY = 16,             /* each block is checked as it is made (verify.c) */
     BT_PROFILE = 32,            /* executions are counted */
+    BT_CLOCK = 64,              /* translating is timed: benchmarks */
 };
 
 /* Why there can be no translation on this host ("needs BMI2"), or NULL. */
@@ -41,6 +42,7 @@ struct bt_stats {
     u64 flushes, invalidated;   /* cache full; blocks of pages that were written */
     u64 host_bytes, guest_bytes;        /* of the blocks */
     u64 rejected;               /* blocks that the verifier refused */
+    u64 translate_ns;           /* spent in bt_translate (BT_CLOCK) */
 };
 const struct bt_stats *bt_stats(const struct x86_cpu *c);
 

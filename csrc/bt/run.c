@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "bt/internal.h"
 #include "machine/frame.h"
 
@@ -82,7 +83,10 @@ static u32 block_at_rip(struct bt *t)
     u8 context = context_of(c);
     u32 b = bt_block_find(t, host, rip, context);
     if (unlikely(!b)) {
+        u64 start = t->options & BT_CLOCK ? clock_monotonic_ns() : 0;
         b = bt_translate(t, host, rip, context);
+        if (start)
+            t->stats.translate_ns += clock_monotonic_ns() - start;
         settle(t);                      /* the page may be code only now, and the TLB flushed for it */
         if (!b || code_at(c, rip) != host)
             return 0;

@@ -44,13 +44,13 @@ def pcpu_ns() -> int:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
 
 
-def kernels(image: Path, size: Size) -> Callable[[], float]:
+def kernels(image: Path, engine: str, size: Size) -> Callable[[], float]:
     """A `measure`: million instructions a second of the pCPU's CPU time, all kernels one after the other, boot included."""
     words = [f"{number}={size.of(full // 2 if number != 2 else full - 1, quick)}" for number, full, quick in bench_x86.KERNELS.values()]
 
     def measure() -> float:
         others = pcpu_ns()                      # of hosts that other cases keep, idle meanwhile
-        with Host(threaded=False) as host:
+        with Host(threaded=False, engine=engine) as host:
             domain = host.create(str(image), memory="16M", extra=" ".join(words))
             ended = domain.wait(timeout=PATIENCE)
             spent = pcpu_ns() - others
@@ -59,9 +59,9 @@ def kernels(image: Path, size: Size) -> Callable[[], float]:
     return measure
 
 
-def first_line(words: list[str], wanted: bytes, folder: Path) -> Callable[[], float]:
+def first_line(words: list[str], wanted: bytes, folder: Path, *, status: int = 0) -> Callable[[], float]:
     """A `measure`: ms from starting a command until its first line of output can be read. Modules are compiled, as from the second time on:
-    `folder` has their bytecode."""
+    `folder` has their bytecode. `status`: with which it exits in the end."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])), "PYTHONPYCACHEPREFIX": str(folder / "pycache")}
 
@@ -74,7 +74,7 @@ def first_line(words: list[str], wanted: bytes, folder: Path) -> Callable[[], fl
             process.stdout.read()
             process.wait()
             errors.seek(0)
-            assert said == wanted and process.returncode == 0, (words, said, process.returncode, errors.read())
+            assert said == wanted and process.returncode == status, (words, said, process.returncode, errors.read())
         return spent * 1000
     measure()
     return measure
@@ -129,7 +129,8 @@ def cases(stack: ExitStack, size: Size) -> list[Case]:
         Case("floor: python -c print", "ms", first_line([sys.executable, "-c", "print('hello')"], b"hello", folder)),
         Case("xenlike run of a C guest, to its first line", "ms", first_line(
             [sys.executable, "-m", "xenlike", "run", "-q", str(config)], b"hello from domain 1\n", folder), 300),
-        Case("interpreter, all kernels in a C guest", "M insns/s", kernels(work, size), bench_x86.GOAL, runs=5),
+        Case("interpreter, all kernels in a C guest", "M insns/s", kernels(work, "interp", size), bench_x86.GOAL, runs=5),
+        Case("translator, all kernels in a C guest", "M insns/s", kernels(work, "bt", size)),
         Case("create a C guest (16 MiB)", "ms", create(host, hello, each), 5, digits=2),
         Case("create, first line, destroy a C guest", "ms", come_and_go(host, hello, each), digits=2),
         Case("event round trip of two C guests, one pCPU", "ns", round_trip(pingpong, 1), digits=0),

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
-__all__ = ["MET", "RUNS", "Case", "Row", "Size", "measure_all", "row_of", "table"]
+__all__ = ["MET", "RUNS", "Case", "Row", "Size", "as_markdown", "columns", "markdown", "measure_all", "row_of", "table"]
 
 RUNS = 9
 MET = 1.25                              #: a figure within this ratio of its target has met it
@@ -65,8 +65,8 @@ class Row:
 
 
 def more_is_better(unit: str) -> bool:
-    """Rates; everything else is a cost."""
-    return unit.endswith("/s")
+    """Rates and gains; everything else is a cost."""
+    return unit.endswith("/s") or unit == "x faster"
 
 
 def measure_all(cases: Iterable[Case], *, runs: int | None = None, progress: Callable[[str], None] = lambda text: None) -> list[Row]:
@@ -94,6 +94,7 @@ def row_of(name: str, unit: str, values: list[float], runs: int, target: float |
     """A row from the values of `runs` runs (or from their median alone)."""
     rate, median = more_is_better(unit), statistics.median(values)
     best, worst = (max(values), min(values)) if rate else (min(values), max(values))
+    digits = max(digits, 2) if unit.startswith("x ") else digits
     row = Row(name, round(median, digits), unit, round(best, digits), round(worst, digits), runs,
               values=[round(value, digits) for value in values])
     if target is not None:
@@ -103,9 +104,11 @@ def row_of(name: str, unit: str, values: list[float], runs: int, target: float |
     return row
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, unit: str = "") -> str:
     if value is None:
         return ""
+    if unit.startswith("x "):
+        return f"{value:.2f}"
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:,.1f}"
 
 
@@ -117,12 +120,34 @@ def table(rows: Iterable[Row]) -> str:
     for row in rows:
         met = "" if row.met is None else "yes" if row.met else "NO"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        lines.append(f"{row.name:{width}} {_number(row.value):>11} {_number(row.best):>11} {row.unit:<11} "
-                     f"{_number(row.target):>10} {ratio:>6}  {met}".rstrip())
+        lines.append(f"{row.name:{width}} {_number(row.value, row.unit):>11} {_number(row.best, row.unit):>11} {row.unit:<11} "
+                     f"{_number(row.target, row.unit):>10} {ratio:>6}  {met}".rstrip())
     with_target = [row for row in rows if row.met is not None]
     missed = [row for row in with_target if not row.met]
     lines.append(f"\n{len(with_target) - len(missed)} of {len(with_target)} targets met (within {MET} times the target)")
     for row in missed:
-        lines.append(f"missed: {row.name}: {_number(row.value)} {row.unit} for {_number(row.target)}"
+        lines.append(f"missed: {row.name}: {_number(row.value, row.unit)} {row.unit} for {_number(row.target, row.unit)}"
                      f"{' (' + row.target_says + ')' if row.target_says else ''}, {row.ratio:.2f} times; docs/benchmarks.md says why")
     return "\n".join(lines)
+
+
+def columns(cells: list[list[str]]) -> str:
+    """A table for people: the first column to the left, the others to the right."""
+    widths = [max(len(row[n]) for row in cells) for n in range(len(cells[0]))]
+    return "\n".join("  ".join(f"{cell:{'<' if n == 0 else '>'}{widths[n]}}" for n, cell in enumerate(row)).rstrip() for row in cells)
+
+
+def markdown(rows: Iterable[Row]) -> list[list[str]]:
+    """The rows as docs/benchmarks.md has them, the heading first; a missed target's ratio is bold."""
+    cells = [["Row", "Median", "Best", "Target", "Median against target"]]
+    for row in rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}" if row.met else f"**{row.ratio:.2f}**"
+        unit = row.unit.replace("x ", "× ") if row.unit.startswith("x ") else row.unit
+        cells.append([row.name, f"{_number(row.value, row.unit)} {unit}", _number(row.best, row.unit), _number(row.target, row.unit), ratio])
+    return cells
+
+
+def as_markdown(cells: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([lines[0], "| --- |" + " ---: |" * (len(cells[0]) - 1), *lines[1:]])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from functools import cache
@@ -46,27 +44,26 @@ def guest(name: str) -> Path:
 
 # ---- QEMU ------------------------------------------------------------------------------------------------------------
 
+FETCHING = 20               # seconds that a test run may spend on downloading QEMU, once; `make bench` waits longer
+
+
 @cache
-def _qemu() -> tuple[str, dict[str, str], list[str]]:
-    """Program, environment and options; the one that is installed, or Debian's where XENLIKE_PEERS already holds it unpacked."""
-    installed = shutil.which("qemu-system-x86_64")
-    if installed:
-        return installed, dict(os.environ), []
-    root = peers.cache() / "qemu-system-x86"
-    program = root / "usr" / "bin" / "qemu-system-x86_64"
-    if not program.is_file():
-        pytest.skip("qemu-system-x86_64 is not installed")
-    folders = [str(root / part) for part in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")]
-    data = [str(root / part) for part in ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")]
-    return str(program), dict(os.environ, LD_LIBRARY_PATH=":".join(folders)), [word for folder in data for word in ("-L", folder)]
+def _no_qemu() -> str:
+    """Why there is no QEMU; empty if there is one."""
+    try:
+        with peers.patience(FETCHING):
+            peers.qemu()
+    except peers.PeerUnavailable as error:
+        return str(error)
+    return ""
 
 
 def run_on_qemu(kernel: Path, *, vcpus: int = 1, cmdline: str = "") -> tuple[int, list[str]]:
     """Exit status and lines of serial output of the image under QEMU's own translator. Skips the test where there is none."""
-    program, environment, options = _qemu()
-    done = subprocess.run([program, *options, "-accel", "tcg", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot", "-device",
-                           "isa-debug-exit,iobase=0xf4,iosize=4", "-m", "64", "-smp", str(vcpus), "-kernel", str(kernel), "-append", cmdline],
-                          env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=120, check=False)
+    if _no_qemu():
+        pytest.skip(_no_qemu())
+    command, environment = peers.qemu_pc(kernel, vcpus=vcpus, cmdline=cmdline)
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=120, check=False)
     if done.returncode == 1 and not done.stdout and "error while loading" in done.stderr:
         pytest.skip(f"QEMU does not start: {done.stderr.strip()}")
     return done.returncode, done.stdout.replace("\r", "").splitlines()

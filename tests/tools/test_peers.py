@@ -40,8 +40,11 @@ update)
     touch "$lists/fresh";;
 download)
     sleep "${SLOW:-0}"
-    [ -e "$lists/fresh" ] && [ -e "$REPOSITORY/$2.deb" ] || { echo "E: Unable to locate package $2" >&2; exit 100; }
-    cp "$REPOSITORY/$2.deb" "$2_1_amd64.deb";;
+    shift
+    for name in "$@"; do
+        [ -e "$lists/fresh" ] && [ -e "$REPOSITORY/$name.deb" ] || { echo "E: Unable to locate package $name" >&2; exit 100; }
+        cp "$REPOSITORY/$name.deb" "${name}_1_amd64.deb"
+    done;;
 esac
 """
 
@@ -143,6 +146,71 @@ def test_lists_of_our_own_where_the_system_has_none(repository: Repository) -> N
     used = [line.split()[-1] if line.split()[-1] == "update" else "download" for line in repository.log()]
     # The second package finds the lists that the first one needed.
     assert used == ["download", "download", "update", "download", "download", "download"]
+
+
+@pytest.fixture
+def emulator(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """QEMU's packages and no installed one. Libraries are missing until their packages have come: one of the program's, then one of that one's."""
+    repository.add("qemu-system-x86", {"usr/bin/qemu-system-x86_64": ""}, "libc6, libfdt1 (>= 1.6), libglib2.0-0, zlib1g")
+    repository.add("qemu-system-common", {"usr/lib/a/qemu/accel-tcg-x86_64.so": ""}, "libfdt1")
+    repository.add("qemu-system-data", {"usr/share/qemu/pvh.bin": ""})
+    repository.add("seabios", {"usr/share/seabios/bios.bin": ""})
+    repository.add("libfdt1", {"usr/lib/a/libfdt.so.1": ""}, "libnl-3-200")
+    repository.add("libnl-3-200", {"usr/lib/a/libnl-3.so.200": ""})
+
+    def missing(program: Path, environment: dict[str, str]) -> list[str]:
+        folders = environment.get("LD_LIBRARY_PATH", "").split(":")
+        have = {path.name for folder in folders if folder for path in Path(folder).glob("*")}
+        return [name for name in (["libnl-3.so.200"] if "libfdt.so.1" in have else ["libfdt.so.1"]) if name not in have]
+    monkeypatch.setattr(peers, "_missing_libraries", missing)
+    monkeypatch.setenv("PATH", ":".join(f for f in os.environ["PATH"].split(":") if not Path(f, "qemu-system-x86_64").exists()))
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    return repository
+
+
+def test_an_emulator_comes_with_what_is_missing(emulator: Repository) -> None:
+    """Else QEMU would not start where its libraries are not installed, or all that it depends on would be downloaded."""
+    program, environment, options = peers.qemu()
+    there = peers.cache()
+    assert program == str(there / "qemu-system-x86/usr/bin/qemu-system-x86_64")
+    assert environment["LD_LIBRARY_PATH"].split(":") == [str(there / "libfdt1/usr/lib/a"), str(there / "libnl-3-200/usr/lib/a")]
+    assert environment["QEMU_MODULE_DIR"] == str(there / "qemu-system-common/usr/lib/a/qemu")
+    assert options == ["-L", str(there / "qemu-system-data/usr/share/qemu"), "-L", str(there / "seabios/usr/share/seabios")]
+    assert [line.split(" download ")[1] for line in emulator.log()] == [" ".join(peers.QEMU), "libfdt1", "libnl-3-200"]
+    assert peers.fetch("qemu-system-x86")[-1] == there / "libnl-3-200" and len(emulator.log()) == 3
+
+
+def test_an_installed_emulator_is_preferred(emulator: Repository) -> None:
+    """A host's own is the one that its user knows; nothing is downloaded then."""
+    (emulator.folder / "bin" / "qemu-system-x86_64").write_text("#!/bin/sh\n")
+    (emulator.folder / "bin" / "qemu-system-x86_64").chmod(0o755)
+    assert peers.qemu()[0] == str(emulator.folder / "bin" / "qemu-system-x86_64") and not emulator.log()
+
+
+def test_an_emulator_whose_library_nobody_has(emulator: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the loop over libraries would not end."""
+    monkeypatch.setattr(peers, "_missing_libraries", lambda program, environment: ["libodd.so.1"])
+    assert reason(peers.qemu).endswith("it needs libodd.so.1, which this system has not")
+
+
+@pytest.mark.parametrize("library, package", [
+    ("libfdt.so.1", "libfdt1"), ("libfuse3.so.3", "libfuse3-3"), ("libnl-route-3.so.200", "libnl-route-3-200"), ("libglib-2.0.so.0", "libglib2.0-0"),
+    ("libaio.so.1", "libaio1t64"), ("libjpeg.so.62", "libjpeg62-turbo"), ("libodd.so.1", None)])
+def test_the_package_of_a_library(library: str, package: str | None) -> None:
+    """Else a library that Debian has is said to be missing."""
+    offered = {"libfdt1", "libfuse3-3", "libnl-3-200", "libnl-route-3-200", "libglib2.0-0", "libaio1t64", "libjpeg62-turbo"}
+    assert peers._owner(library, offered) == package
+
+
+def test_patience_ends(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow network would hold up a test run, and the reason would not say what to do."""
+    monkeypatch.setenv("SLOW", "5")
+    repository.add("libxen-dev", {"a": ""})
+    with peers.patience(0.2):
+        assert "downloads took more than 0.2 s; tests/tools/peers.py fetch has more patience" in reason(lambda: peers.path("libxen-dev"))
+    monkeypatch.setenv("SLOW", "0")
+    peers._failures.clear()
+    assert peers.path("libxen-dev").is_dir()
 
 
 def reason(action: Callable[[], object]) -> str:
