@@ -22,7 +22,7 @@ help:
 	@echo 'make demo        guests in Python and C, and GRUB, with real disks'
 	@echo 'make test        all tests'
 	@echo 'make bench       what is measured, as a table and in build/bench.json'
-	@echo 'make lockstep    ten million random sequences on this CPU and on the interpreter (docs/lockstep.md)'
+	@echo 'make lockstep    ten million random sequences on this CPU, the interpreter and the translator (docs/lockstep.md)'
 	@echo 'make asan-test   tests of the core on a build with AddressSanitizer and UBSan (docs/sanitizers.md)'
 	@echo 'make fuzz        the fuzzers with fresh seeds, for five minutes'
 	@echo 'make wheel-test  source distribution and wheel: build, install, use'
@@ -42,7 +42,10 @@ bench: build
 
 lockstep:
 	tests/lockstep/build.sh build/lockstep
-	jobs=$$(nproc); build/lockstep/lockstep --sequences 10000000 --histogram --jobs $$((jobs < 16 ? jobs : 16)) $(LOCKSTEP)
+	jobs=$$(nproc); jobs=$$((jobs < 16 ? jobs : 16)); \
+	build/lockstep/lockstep --sequences 10000000 --histogram --jobs $$jobs $(LOCKSTEP) && \
+	build/lockstep/lockstep --sequences 1000000 --translate 15 --jobs $$jobs $(LOCKSTEP) && \
+	build/lockstep/lockstep --sequences 200000 --translate 16 --jobs $$jobs $(LOCKSTEP)
 
 asan-test: build
 	PYTHON=$(abspath $(PY)) scripts/asan_test.sh $(PYTEST)

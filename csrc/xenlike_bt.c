@@ -1,6 +1,7 @@
 /* The translator's tables for Python (xenlike_bt.h). Owns: nothing. Locks: none: the CPU does not run meanwhile. */
 #include "xenlike_bt.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "bt/inspect.h"
@@ -19,6 +20,11 @@ enum { NOT_THERE = -2, INVALID = -22 };
 
 struct bt *xl_bt_of_bare(struct x86_bare *b) { return b->cpu.bt; }
 struct bt *xl_bt_of_vcpu(struct vcpu *v) { return v->cpu ? v->cpu->bt : NULL; }
+
+u64 xl_bt_fuzz(u64 seed, u64 machines, u8 *ram, char *report, u64 size, u64 *compared)
+{
+    return bt_fuzz(seed, machines, ram, report, size, compared);
+}
 
 #if defined(__x86_64__)
 
@@ -39,7 +45,7 @@ int xl_bt_block(const struct bt *t, u32 n, struct xl_bt_block *out)
         return NOT_THERE;
     const struct bt_block *b = &t->block[n];
     *out = (struct xl_bt_block){
-        .va = b->va, .hits = b->hits, .code = b->code, .code_len = b->code_len, .bytes = b->bytes, .nr = b->nr, .context = b->context,
+        .va = b->va, .hits = b->hits, .code = b->code, .code_len = b->code_len, .low = b->low, .bytes = b->bytes, .nr = b->nr, .context = b->context,
         .invalid = b->invalid, .first_exit = b->entry_exit,
     };
     for (u32 x = b->entry_exit; b->nr && x && x < t->nr_exits && t->exits[x].block == n; x++)
@@ -58,12 +64,10 @@ u32 xl_bt_maps(const struct bt *t, u32 n, struct xl_bt_map *out, u32 max)
     return nr;
 }
 
-static bool is_entry(const struct bt *t, u32 at)
+/* A way out of block b that leads to cache offset `at` leads to a block: to another, or to itself, but not to one of its own stubs. */
+static bool is_linked(const struct bt *t, const struct bt_block *b, u32 at)
 {
-    for (u32 n = 1; n < t->nr_blocks; n++)
-        if (t->block[n].code == at && t->block[n].nr)
-            return true;
-    return false;
+    return b->nr && (at - b->code >= b->code_len || at <= t->maps[b->first_map + b->nr - 1].code);
 }
 
 int xl_bt_exit(const struct bt *t, u32 n, struct xl_bt_exit *out)
@@ -82,7 +86,7 @@ int xl_bt_exit(const struct bt *t, u32 n, struct xl_bt_exit *out)
     } else if (x->kind == EXIT_LINK) {
         out->leads_to = (u32)(t->link[x->patch] - (u64)t->rx);
     }
-    out->linked = out->leads_to && is_entry(t, out->leads_to);
+    out->linked = out->leads_to && is_linked(t, &t->block[x->block], out->leads_to);
     return 0;
 }
 
@@ -102,12 +106,37 @@ u32 xl_bt_guest_code(const struct bt *t, u32 b, u8 *out, u32 n)
         return 0;
     if (n > t->block[b].bytes)
         n = t->block[b].bytes;
-    memcpy(out, t->block[b].host, n);
+    memcpy(out, t->block[b].host + t->block[b].low, n);
     return n;
 }
 
 bool xl_bt_field_name(const struct bt *t, u64 offset, char out[XL_BT_NAME]) { return bt_field_name(t, offset, out); }
 bool xl_bt_routine_name(const struct bt *t, u32 at, char out[XL_BT_NAME]) { return bt_routine_name(t, at, out); }
+
+bool xl_bt_cpu_name(u64 offset, char out[XL_BT_NAME])
+{
+#define F(name) { offsetof(struct x86_cpu, name), sizeof_field(struct x86_cpu, name), #name }
+    static const struct { u32 at, bytes; const char *name; } FIELDS[] = {
+        F(rflags), F(next_rip), F(tlb_set), F(mode), F(cpl), F(slow), F(strict), F(attention), F(retired), F(limit), F(cr0), F(cr2), F(cr3), F(cr4), F(cr8), F(efer),
+        F(ldtr.sel), F(tr.sel), F(kernel_gs_base), F(bt), F(fx.mxcsr),
+    };
+#undef F
+    static const char *const SEG[X86_NR_SEGS] = { [X86_ES] = "es", [X86_CS] = "cs", [X86_SS] = "ss", [X86_DS] = "ds", [X86_FS] = "fs", [X86_GS] = "gs" };
+    u64 r = offset - offsetof(struct x86_cpu, r), lin = offset - offsetof(struct x86_cpu, lin_base), seg = offset - offsetof(struct x86_cpu, seg);
+    for (unsigned n = 0; n < ARRAY_SIZE(FIELDS); n++)
+        if (offset - FIELDS[n].at < FIELDS[n].bytes)
+            return snprintf(out, XL_BT_NAME, "%s", FIELDS[n].name);
+    if (r < sizeof_field(struct x86_cpu, r))
+        return snprintf(out, XL_BT_NAME, "r[%u]", (unsigned)(r / 8));
+    if (lin < sizeof_field(struct x86_cpu, lin_base))
+        return snprintf(out, XL_BT_NAME, "%s_linear_base", SEG[lin / 8]);
+    if (seg < sizeof_field(struct x86_cpu, seg)) {
+        u64 in = seg % sizeof(struct x86_seg);
+        const char *part = in < offsetof(struct x86_seg, attr) ? "" : in < offsetof(struct x86_seg, limit) ? ".attr" : in < offsetof(struct x86_seg, base) ? ".limit" : ".base";
+        return snprintf(out, XL_BT_NAME, "%s%s", SEG[seg / sizeof(struct x86_seg)], part);
+    }
+    return false;
+}
 
 const char *xl_bt_verify(const struct bt *t, u32 n, u32 *at)
 {
@@ -149,6 +178,7 @@ u32 xl_bt_code(const struct bt *t, u32 at, u8 *out, u32 n) { return 0; }
 u32 xl_bt_guest_code(const struct bt *t, u32 b, u8 *out, u32 n) { return 0; }
 bool xl_bt_field_name(const struct bt *t, u64 offset, char out[XL_BT_NAME]) { return false; }
 bool xl_bt_routine_name(const struct bt *t, u32 at, char out[XL_BT_NAME]) { return false; }
+bool xl_bt_cpu_name(u64 offset, char out[XL_BT_NAME]) { return false; }
 const char *xl_bt_verify(const struct bt *t, u32 n, u32 *at) { *at = (u32)NOT_THERE; return "there is no such block"; }
 int xl_bt_plant_code(struct bt *t, u32 at, const u8 *bytes, u32 n) { return INVALID; }
 int xl_bt_plant_exit(struct bt *t, u32 n, const struct xl_bt_exit *x) { return INVALID; }

@@ -34,29 +34,35 @@ struct xl_bt_stats {            /* struct bt_stats since it was made, and sizes 
 };
 void xl_bt_stats(const struct bt *t, struct xl_bt_stats *out);
 
+/* Fuzzing (bt/fuzz.c): runs `machines` hostile bare machines from seed, seed + 1, ... in both engines; ram: scratch of 2 MiB. Returns how many ran.
+ * Report (size >= 256): empty, or what went wrong with the last one. *compared: instructions after which states were compared. */
+u64 xl_bt_fuzz(u64 seed, u64 machines, u8 *ram, char *report, u64 size, u64 *compared);
+
 struct xl_bt_block {
     u64 va, hits;               /* guest address; executions (XL_BT_PROFILE) */
     u32 code, code_len;         /* cache offset and bytes of its host code */
+    s32 low;                    /* where the guest's code begins, from va */
     u32 bytes, nr;              /* of the guest's code; instructions, 0: the interpreter does the first one, there is no code */
-    u32 context;                /* bit 0 TLB set, 1 CPL 3, 2 SSE, 3 floating point */
+    u32 context;                /* bit 0 TLB set, 1 CPL 3, 2 SSE, 3 floating point, 8 32-bit code, 9 FS and 10 GS usable in it */
     u32 invalid;                /* its guest code was written since */
     u32 nr_exits, first_exit;
 };
 /* Block n, 1 <= n < nr_blocks. -2 (ENOENT): there is none. */
 int xl_bt_block(const struct bt *t, u32 n, struct xl_bt_block *out);
 
-struct xl_bt_map { u32 code, off, len, treatment; };    /* host code from here on is that of the guest instruction at off */
+struct xl_bt_map { u32 code; s32 off; u32 len, treatment; };    /* host code from here on is that of the guest instruction at off */
 /* Those of block n, in order; returns how many. At most `max` (64 suffices) are written. */
 u32 xl_bt_maps(const struct bt *t, u32 n, struct xl_bt_map *out, u32 max);
 
 struct xl_bt_exit {
     u64 target;                 /* CHAIN, LINK, NEXT: guest address */
-    u32 kind, block, off;       /* off: of the guest instruction */
+    u32 kind, block;
+    s32 off;                    /* of the guest instruction */
     s32 k;
     u32 again, behind, patch;   /* as in bt/internal.h */
     u32 size, write, align;     /* MISS */
     u32 leads_to;               /* CHAIN, LINK: cache offset where the jump leads now */
-    u32 linked;                 /* that is a block, not the stub that leaves */
+    u32 linked;                 /* that is in a block, not the stub that leaves */
 };
 /* Exit n of the cache. -2: there is none. */
 int xl_bt_exit(const struct bt *t, u32 n, struct xl_bt_exit *out);
@@ -67,6 +73,8 @@ u32 xl_bt_guest_code(const struct bt *t, u32 b, u8 *out, u32 n);
 /* What [gs:offset] is ("left", "hi[0]", "l0.user.write[17].addend"), what is at a cache offset ("leave", "l1.user.read.8"). False: nothing with a name. */
 bool xl_bt_field_name(const struct bt *t, u64 offset, char out[XL_BT_NAME]);
 bool xl_bt_routine_name(const struct bt *t, u32 at, char out[XL_BT_NAME]);
+/* What is at an offset in the CPU's state, which [bt.cpu] points to ("rflags", "fs.base"). False: nothing with a name. */
+bool xl_bt_cpu_name(u64 offset, char out[XL_BT_NAME]);
 
 /* The verifier's word on block n (bt/verify.c): NULL: in order; else what is wrong, and in *at the cache offset where (-2: there is no such block). */
 const char *xl_bt_verify(const struct bt *t, u32 n, u32 *at);

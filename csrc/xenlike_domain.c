@@ -66,10 +66,10 @@ int xl_domain_info(struct host *h, u16 domid, struct xl_domain_info *out)
         .shared_info_mfn = d->shared_info_mfn, .exit_code = d->exit_code,
     };
     for (u32 i = 0; i < d->nr_vcpus; i++) {
-        const struct vcpu *v = d->vcpu[i];
+        struct vcpu *v = d->vcpu[i];
         if (!v)
             continue;
-        out->cpu_ns += v->unit.run_total;
+        out->cpu_ns += vcpu_run_time(v);
         for (unsigned s = 0; s < STAT_NR; s++)
             out->stats[s] += v->stats[s];
     }

@@ -7,31 +7,46 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xenlike.cli import Failure
 
+if TYPE_CHECKING:
+    from xenlike.btview import Translation
+    from xenlike.domain import Domain
+    from xenlike.host import Host
+
 __all__ = ["arguments", "run"]
+
+_ENOUGH = 100_000_000       # instructions: a second or two, and a guest that waits by spinning ends
+_STEP = 20_000              # ns between two looks at what has retired
+_NARROWEST = 60
+_TOP, _TOP_OF_PAGE = 10, 40
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares them."""
     add = parser.add_argument
     add("words", nargs="*", metavar="CFG|IMAGE|key=value", help="a configuration or kernel image, and settings, as for `xenlike run`")
-    add("--example", action="store_true", help="show the classic example instead: cli and mov cr3 in a routine, block by block")
-    add("--time", type=float, default=10.0, metavar="SECONDS", help="run so long at most, by the guest's clock (default: 10)")
-    add("--instructions", type=_count, metavar="N", help="run until about so many instructions have retired")
+    add("--example", action="store_true", 
+        help="show the classic example instead: cli and mov cr3 in a routine, made, run, chained, overwritten")
+    add("--time", type=_seconds, default=10.0, metavar="SECONDS", help="run so long at most, by the guest's clock (default: 10)")
+    add("--instructions", type=_count, default=_ENOUGH, metavar="N",
+        help=f"run until about so many have retired, 0: as many as may be (default: {_ENOUGH:,})")
     add("--clock", choices=("real", "virtual"), default="virtual", help="virtual (default): the same run each time")
     add("--seed", type=_count, default=0, metavar="N", help="of everything random on the host (default: 0)")
     add("--vcpu", type=_count, default=0, metavar="N", help="whose translator (default: 0)")
-    add("--top", type=_count, default=10, metavar="N", help="show so many blocks (default: 10)")
-    add("--at", type=_count, metavar="ADDRESS", help="show the blocks that have this guest address")
-    add("--cold", action="store_true", help="cold code too, in the terminal")
-    add("--html", metavar="FILE", help="write one page instead")
+    add("--top", type=_count, metavar="N", help="show so many blocks, the hottest (default: 10; of a page 40)")
+    add("--at", metavar="ADDRESS|SYMBOL", help="show the blocks that have this guest address")
+    add("--cold", action="store_true", help="in the terminal, the stubs too: code that is reached rarely")
+    add("--html", metavar="FILE", help="write one page instead; -: to stdout")
+    add("--width", type=_count, metavar="COLUMNS", help="of the text (default: the terminal's, else 140)")
     add("-q", "--quiet", action="store_true", help="not the guest's console")
 
 
@@ -45,97 +60,177 @@ def _count(text: str) -> int:
     return value
 
 
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1e9:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds")
+    return value
+
+
 def run(args: argparse.Namespace) -> int:
     """Does it; returns the exit status. Raises ConfigError, OSError, Failure."""
+    from xenlike.cli_run import _SETTING
+
+    files = [word for word in args.words if not _SETTING.match(word)]
+    if len(files) != (0 if args.example else 1):
+        args.usage_error("--example takes no image" if args.example else "name one configuration or image, or --example")
+    if args.top == 0:
+        args.usage_error("--top 0 would show nothing")
+    if args.html not in (None, "-") and not Path(args.html).absolute().parent.is_dir():
+        raise Failure(f"--html {args.html}: there is no folder {Path(args.html).parent}")
     try:
         import capstone  # noqa: F401
     except ImportError:
         raise Failure("xenlike bt needs capstone: pip install capstone") from None
-    if args.example:
-        return _example(args)
-    from xenlike.cli_run import _SETTING
-    files = [word for word in args.words if not _SETTING.match(word)]
-    if len(files) != 1:
-        args.usage_error("name one configuration or image, or --example")
-    return _guest(args, files[0], [word for word in args.words if _SETTING.match(word)])
+    if why := _unavailable():
+        raise Failure(f"this host has no binary translator, there is nothing to show: {why}")
+    return _example(args) if args.example else _guest(args, files[0], [word for word in args.words if _SETTING.match(word)])
+
+
+def _unavailable() -> str:
+    """Why there is no translator here, or nothing."""
+    from xenlike.engine import ffi, lib
+
+    why = lib.xl_bt_unavailable()
+    return "" if why == ffi.NULL else ffi.string(why).decode()
 
 
 def _guest(args: argparse.Namespace, file: str, settings: list[str]) -> int:
-    from xenlike.btview import read_translation, render_html, render_text
+    from xenlike.btview import Symbols, read_translation
     from xenlike.engine import ffi, lib
     from xenlike.host import Host
-    from xenlike.lane import Stalled
     from xenlike.loaders.image import looks_like_image
-    from xenlike.toolstack import image_config, load_config
+    from xenlike.toolstack import ConfigError, image_config, load_config
 
-    stay = [f'on_{what}="preserve"' for what in ("poweroff", "reboot", "crash", "watchdog")]      # so that the translator is there afterwards
-    config, _ = (image_config if looks_like_image(file) else load_config)(file, [*settings, *stay], seed=args.seed)
-    with _options(lib.XL_BT_PROFILE), Host(memory=(256 << 20) + max(config.maxmem, 1 << 29), clock=args.clock, seed=args.seed, threaded=False, engine="bt") as host:
-        if host.engine != "bt":
-            raise Failure("no binary translation on this host")
+    stay = [f'on_{what}="preserve"' for what in ("poweroff", "reboot", "crash", "watchdog")]      # so that there is a translator afterwards
+    is_image = looks_like_image(file)
+    try:
+        config, _ = (image_config if is_image else load_config)(file, [*settings, *stay], seed=args.seed)
+    except ConfigError as error:
+        named_so = is_image or Path(file).suffix == ".cfg" or not Path(file).is_file()
+        raise Failure(f"{error}" if named_so else f"{file} is no kernel image, and no configuration: {error}") from None
+    symbols = Symbols.of_file(config.kernel.path) if config.kernel else Symbols()
+    at = None if args.at is None else _address(args.at, symbols)
+    memory = (256 << 20) + max(config.maxmem, 1 << 29)
+    with _options(lib.XL_BT_PROFILE), Host(memory=memory, clock=args.clock, seed=args.seed, threaded=False, engine="bt") as host:
         domain = host.create(config)
         if not args.quiet:
             domain.console.log.listen(lambda data: (sys.stderr.buffer.write(data), sys.stderr.flush()))
         vcpu = lib.xl_vcpu(host.c, domain.domid, args.vcpu)
         if vcpu == ffi.NULL:
-            raise Failure(f"{config.name} has no vCPU {args.vcpu}")
-        enough = _enough(args.instructions, vcpu)
-        try:
-            host.wait_until(lambda: domain.ended or enough(), timeout=args.time)
-        except Stalled:
-            pass                        # it waits for ever: what it did is there
-        if not domain.ended:
-            domain.pause()
+            raise Failure(f"{config.name} has no vCPU {args.vcpu}: it has {config.vcpus}")
+        ended = _drive(args, host, domain)
         translator = lib.xl_bt_of_vcpu(vcpu)
         if translator == ffi.NULL:
             raise Failure(f"{config.name}, vCPU {args.vcpu}, has no translator: it is no guest of machine code, or was never started")
-        seen = read_translation(translator, f"{Path(file).name}: vCPU {args.vcpu}")
-    blocks = seen.at(args.at) if args.at is not None else seen.hottest(args.top)
-    if not blocks:
-        raise Failure(f"no block has guest address {args.at:#x}" if args.at is not None else "nothing was translated")
-    if args.html:
-        Path(args.html).write_text(render_html(seen, blocks), encoding="utf-8")
-        print(f"wrote {args.html}: {len(blocks)} of {len(seen.blocks)} blocks")
-    else:
-        sys.stdout.write(render_text(seen, blocks, colour=_colour(), cold=args.cold))
+        retired = _retired(vcpu)
+        top = args.top or (None if at is not None else _TOP_OF_PAGE if args.html else _TOP)
+        title = f"{Path(file).name}: vCPU {args.vcpu}"
+        seen = read_translation(translator, title, top=top, at=at, symbols=symbols, retired=retired, ended=ended)
+    if not seen.total:
+        raise Failure(f"{config.name}: nothing was translated: all {retired:,} instructions of vCPU {args.vcpu} were interpreted"
+                      if retired else f"{config.name}: vCPU {args.vcpu} has executed nothing: {ended}")
+    if not seen.blocks:
+        raise Failure(f"no block has guest address {args.at}: it was not executed, or interpreted")
+    _show(args, seen)
     return 0
 
 
-def _enough(instructions: int | None, vcpu: Any) -> Callable[[], bool]:
-    """Whether that many have retired, asked between two steps of the host."""
+def _address(text: str, symbols: Any) -> int:
+    """The address that the user named."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        found = symbols.address(text)
+    if found is None:
+        raise Failure(f"--at {text}: the image has no such symbol, and it is no number")
+    return int(found)
+
+
+def _show(args: argparse.Namespace, seen: "Translation") -> None:
+    """Writes what was seen, as the user wants it."""
+    from xenlike.btview import render_html, render_text
+
+    if args.html == "-":
+        sys.stdout.write(render_html(seen, seen.blocks))
+    elif args.html:
+        Path(args.html).write_text(render_html(seen, seen.blocks), encoding="utf-8")
+        print(f"wrote {args.html}: {len(seen.blocks)} of {seen.total} blocks")
+    else:
+        sys.stdout.write(render_text(seen, seen.blocks, colour=_colour(), cold=args.cold, width=_width(args)))
+
+
+def _drive(args: argparse.Namespace, host: "Host", domain: "Domain") -> str:
+    """Runs the guest until it or its limits end. Returns how, in words."""
+    from xenlike.lane import Stalled
+
+    until = host.now() + round(args.time * 1e9)
+    how = f"{args.time:g} s have passed"
+    while host.now() < until and not domain.ended:
+        left = max(args.instructions - domain.statistics().counters["instructions"], 0) if args.instructions else until - host.now()
+        if not left:
+            how = f"{args.instructions:,} instructions have retired"
+            break
+        try:                            # an instruction takes a nanosecond, on the virtual clock
+            host.wait_until(lambda: domain.ended, timeout=min(max(left, _STEP), until - host.now()) / 1e9)
+        except Stalled:                 # it waits for ever: what it did is there
+            how = "it waits for something that cannot come"
+            break
+    now = host.now() / 1e9
+    at = f"at {now:.3f} s" if now >= 1 else f"at {now * 1e3:.3f} ms"
+    if domain.ended:
+        return f"ended by {domain.result.reason} {at}"
+    domain.pause()
+    return f"stopped {at}: {how}"
+
+
+def _retired(vcpu: Any) -> int:
+    """Instructions of a vCPU; 0 if it does not say."""
     from xenlike.engine import ffi, lib
+
     state = ffi.new("struct xl_cpu_state *")
-    return lambda: instructions is not None and lib.xl_vcpu_state(vcpu, state) == 0 and state.retired >= instructions
+    return int(state.retired) if lib.xl_vcpu_state(vcpu, state) == 0 else 0
 
 
 def _example(args: argparse.Namespace) -> int:
-    from xenlike.btview import render_block, render_html
+    from xenlike.btview import render_block
     from xenlike.btview.example import run_example
 
-    colour = _colour()
-    last = None
-    for step in run_example():
-        last = step
-        if args.html:
-            continue
-        news = [f"block {b.number} was made" for b in step.made] + [f"block {a} was linked to block {b}" for a, b in step.linked]
-        print(f"after {step.retired} instruction{'s' * (step.retired != 1)}, at {step.rip:#x}{', ' + step.ended if step.ended else ''}: "
-              f"{'; '.join(news) or 'nothing new'}")
-        for block in step.made:
-            print("\n" + render_block(block, colour=colour, cold=args.cold) + "\n")
-    assert last is not None
+    steps = run_example()
     if args.html:
-        Path(args.html).write_text(render_html(last.translation, last.translation.hottest()), encoding="utf-8")
-        print(f"wrote {args.html}: {len(last.translation.blocks)} blocks")
+        told = list(steps)
+        told[-1].translation.story = [step.text() for step in told]
+        _show(args, told[-1].translation)
         return 0
-    s = last.translation.stats
-    print(f"\nin the end: {s['blocks']} blocks, {s['interpreted']} of {last.retired} instructions interpreted, {s['exits']} returns to the loop. "
-          + ", ".join(f"block {b.number} begun {b.hits} times" for b in sorted(last.translation.blocks, key=lambda b: b.number)))
+    colour, width = _colour(), _width(args)
+    for step in steps:
+        print("\n".join(textwrap.wrap(step.text(), width)))
+        for a, b in step.linked:
+            if a not in [block.number for block in step.made]:
+                print("\n".join(f"  block {a}: +{line.at:03x}  {line.text}" for line in step.jumps(a, b)))
+        for block in step.made:
+            print("\n" + render_block(block, colour=colour, cold=args.cold, width=width))
+        print()
+    s = step.translation.stats
+    begun = [f"block {b.number} was begun {b.hits} time{'s' * (b.hits != 1)}" for b in sorted(step.translation.blocks, key=lambda b: b.number)]
+    text = (f"In the end: {s['blocks']} blocks were made; {s['interpreted']} of {step.retired} instructions were interpreted; "
+            f"{s['exits']} returns to the loop. {', '.join(begun).capitalize()}.")
+    print("\n".join(textwrap.wrap(text, width)))
     return 0
 
 
 def _colour() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _width(args: argparse.Namespace) -> int:
+    """Columns: what was said, the terminal's, or enough."""
+    from xenlike.btview.text import DEFAULT_WIDTH
+
+    return max(args.width or shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns, _NARROWEST)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -95,8 +96,25 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error("--trace-digest needs --clock virtual: with the real one no two runs are alike")
     configs = [_load(file, settings, args) for file in files]
     memory = args.memory or max(1 << 30, _SPARE_MEMORY + sum(config.maxmem for config in configs))
-    with _host(args, memory) as host:
+    with _warnings_as_notes(args), _host(args, memory) as host:
         return _Run(host, args, several=len(configs) > 1).go(configs)
+
+
+@contextmanager
+def _warnings_as_notes(args: argparse.Namespace) -> Iterator[None]:
+    """What the library warns of (that there is no translator) is one line, as everything else that this command says."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if args.quiet else "always", RuntimeWarning)
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, RuntimeWarning):
+                _note(str(message))
+            else:
+                shown(message, category, *where, **more)
+
+        warnings.showwarning = show     # catch_warnings puts it back
+        yield
 
 
 def _host(args: argparse.Namespace, memory: int) -> Host:

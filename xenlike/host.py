@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from xenlike import hypercalls
+from xenlike import hypercalls, translation
 from xenlike.backends import Watchdog
 from xenlike.devices.block import ImageError
 from xenlike.devices.console.log import ConsoleLog
@@ -64,21 +64,6 @@ class TraceEvent:
         return f"{self.time:>12} {where:<6} {self.kind} {self.a:#x} {self.b:#x}"
 
 
-def _choose_engine(wanted: str | None) -> str:
-    """"bt" or "interp". A wish for "bt" that the host cannot fulfil is answered with one warning, and the interpreter."""
-    wanted = wanted or os.environ.get("XENLIKE_ENGINE") or None
-    if wanted not in (None, "bt", "interp"):
-        raise ValueError(f"engine={wanted!r}: 'bt' or 'interp'")
-    if wanted == "interp":
-        return wanted
-    why = lib.xl_bt_unavailable()
-    if why == ffi.NULL:
-        return "bt"
-    if wanted:
-        warnings.warn(f"no binary translation here: {ffi.string(why).decode()}; the interpreter runs machine code", RuntimeWarning, stacklevel=3)
-    return "interp"
-
-
 class Host:
     """One hypervisor. Use it as a context manager, or ``close()`` it.
 
@@ -93,7 +78,8 @@ class Host:
         log_dir: folder for console logs, one file a domain.
         watchdog: seconds of real time after which a Python guest that does not await is crashed; 0: never.
         engine: what runs machine code: "bt", the binary translator, or "interp", the interpreter. Both give the same results. Default:
-            the environment's XENLIKE_ENGINE, else the translator where the host can have it.
+            the environment's XENLIKE_ENGINE, else the translator where the host can have it. Where it cannot, one RuntimeWarning a process
+            says why; ``host.engine`` is what was chosen.
 
     Raises XenError (no memory), ConfigError for a bad size.
     """
@@ -109,9 +95,9 @@ class Host:
         config = ffi.new("struct xl_host_config *")
         config.memory = memory if isinstance(memory, int) else parse_size(memory)
         config.nr_pcpus, config.virtual_clock, config.seed = pcpus, clock == "virtual", seed & (2**64 - 1)
-        self.engine = _choose_engine(engine)
+        self.engine = translation.choose(engine)
         config.translate = self.engine == "bt"
-        config.bt_options = int(os.environ.get("XENLIKE_BT_OPTIONS", "0"), 0)
+        config.bt_options = int(os.environ.get("XENLIKE_BT_OPTIONS") or "0", 0)
         error = ffi.new("int *")
         self.c = lib.xl_host_create(config, error)
         if self.c == ffi.NULL:
@@ -131,7 +117,8 @@ class Host:
         self.lane = Lane(self.c, virtual=clock == "virtual", describe_waits=self.waits)
         self.lane.handlers |= {lib.EXIT_PYTHON: self._run_python, lib.EXIT_HYPERCALL: self._cold_hypercall,
                                lib.EXIT_DOMAIN: self._domain_changed, lib.EXIT_IO: self._io_stopped,
-                               lib.EXIT_DEBUG: self._debug_stopped, lib.EXIT_SERIAL: self._serial_output}
+                               lib.EXIT_DEBUG: self._debug_stopped, lib.EXIT_SERIAL: self._serial_output,
+                               lib.EXIT_ENGINE: self._not_translated}
         try:
             self._start_dom0()
             if xenstore_socket is not None:
@@ -310,6 +297,9 @@ class Host:
 
     def _serial_output(self, e: Any) -> None:
         self.dom0.drain_console(e.domid)
+
+    def _not_translated(self, e: Any) -> None:
+        translation.say_why_not(lib.xl_bt_unavailable())
 
     def _io_stopped(self, e: Any) -> None:
         self.dom0.block_service.io_stopped(e.a, e.b)

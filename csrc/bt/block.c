@@ -20,68 +20,138 @@
 
 /* ---- addresses --------------------------------------------------------------------------------------------------- */
 
-static void empty_side(struct bt *t, unsigned set, bool write)
+static void empty_l0(struct bt *t, unsigned set, bool write)
 {
-    u64 negated = -t->poison, addend = (u64)t->nowhere - t->poison;
     for (unsigned n = 0; n < L0; n++)
-        t->l0[set][write][n] = (struct bt_entry){ negated, addend };
-    for (unsigned n = 0; n < L1; n++) {
-        t->l1_negated[set][write][n] = negated;
-        t->l1_addend[set][write][n] = addend;
-        t->l1_host[set][write][n] = (u64)t->nowhere;
-    }
+        t->l0[set][write][n] = (struct bt_entry){ -t->poison, (u64)t->nowhere - t->poison };
+}
+
+/* n: [set][write][n]. */
+static void empty_l1(struct bt *t, unsigned n)
+{
+    (&t->l1_negated[0][0][0])[n] = -t->poison;
+    (&t->l1_addend[0][0][0])[n] = (u64)t->nowhere - t->poison;
+    (&t->l1_host[0][0][0])[n] = (u64)t->nowhere;
+    (&t->l1_copied[0][0][0])[n] = 0;
+}
+
+/* Empties what is filled of n entries: those listed, or, if there were more than the list holds, all. */
+static void empty_filled(struct bt *t, const u16 *filled, u32 *nr, u32 n, void empty(struct bt *t, unsigned n))
+{
+    for (u32 k = 0; k < (*nr <= FILLED ? *nr : n); k++)
+        empty(t, *nr <= FILLED ? filled[k] : k);
+    *nr = 0;
+}
+
+static void note_filled(u16 *filled, u32 *nr, u32 n)
+{
+    if (*nr < FILLED)
+        filled[*nr] = (u16)n;
+    *nr += *nr <= FILLED;
 }
 
 static void empty_entries(struct bt *t, unsigned set)
 {
-    empty_side(t, set, false);
-    empty_side(t, set, true);
+    empty_l0(t, set, false);
+    empty_l0(t, set, true);
     t->tlb_used[set] = false;
 }
 
-static void empty_jumps(struct bt *t, unsigned set)
-{
-    for (unsigned n = 0; n < JUMPS; n++)
-        t->jump_negated[set][n] = -t->poison;
-    t->jumps_used[set] = false;
-}
+/* n: [set][n]. */
+static void empty_jump(struct bt *t, unsigned n) { (&t->jump_negated[0][0])[n] = -t->poison; }
 
 static void empty_link(struct bt *t, u32 n) { t->link[n] = bt_host_address(t, t->link_exit[n]); }
 
+void bt_forget_jumps(struct bt *t) { empty_filled(t, t->jump_filled, &t->nr_jump_filled, 2 * JUMPS, empty_jump); }
+
 void bt_forget_addresses(struct bt *t)
 {
-    for (unsigned set = 0; set < 2; set++) {
+    for (unsigned set = 0; set < 2; set++)
         if (t->tlb_used[set])
             empty_entries(t, set);
-        if (t->jumps_used[set])
-            empty_jumps(t, set);
-    }
+    empty_filled(t, t->l1_filled, &t->nr_l1_filled, 4 * L1, empty_l1);
+    bt_forget_jumps(t);
     while (t->nr_active)
         empty_link(t, t->active[--t->nr_active]);
-    t->tlb_generation = t->cpu->tlb->generation;
+    memset(t->code_pages, 0, sizeof t->code_pages);
+    t->tlb_flushes = t->cpu->tlb->flushes;
     t->page_flushes = t->cpu->tlb->page_flushes;
+}
+
+/* Entries for one page of data. */
+static void forget_page(struct bt *t, u64 va)
+{
+    u64 negated = -(va & ~(u64)(PAGE_SIZE - 1));
+    unsigned n = (va >> PAGE_SHIFT) % L1;
+    for (unsigned side = 0; side < 4; side++) {
+        struct bt_entry *l0 = t->l0[side / 2][side % 2];
+        for (unsigned k = 0; k < L0 && (&t->l1_copied[0][0][0])[side * L1 + n]; k++)
+            if (unlikely(l0[k].negated == negated))
+                l0[k] = (struct bt_entry){ -t->poison, (u64)t->nowhere - t->poison };
+        if ((&t->l1_negated[0][0][0])[side * L1 + n] == negated)
+            empty_l1(t, side * L1 + n);
+    }
+}
+
+static u32 code_page_bit(u64 va) { return (u32)((va >> PAGE_SHIFT ^ va >> 24) % CODE_PAGE_BITS); }
+void bt_note_code(struct bt *t, u64 va) { t->code_pages[code_page_bit(va) / 64] |= 1ul << code_page_bit(va) % 64; }
+
+void bt_forget_flushed(struct bt *t)
+{
+    const struct tlb *tlb = t->cpu->tlb;
+    u64 va = tlb->flushed_va;
+    if (likely(t->tlb_flushes == tlb->flushes && t->page_flushes == tlb->page_flushes))
+        return;
+    if (t->tlb_flushes != tlb->flushes || tlb->page_flushes - t->page_flushes != 1 || t->code_pages[code_page_bit(va) / 64] >> code_page_bit(va) % 64 & 1) {
+        bt_forget_addresses(t);
+        return;
+    }
+    forget_page(t, va);
+    t->page_flushes = tlb->page_flushes;
 }
 
 void bt_tlb_fill(struct bt *t, unsigned set, bool write, u64 lin, u8 *page)
 {
     u64 va = lin & ~(u64)(PAGE_SIZE - 1);
     unsigned n = (lin >> PAGE_SHIFT) % L1;
-    if (t->options & BT_TINY_TLB)
-        empty_side(t, set, write);      /* the other stays: an instruction may need both */
+    if (t->options & BT_TINY_TLB) {     /* the other side stays: an instruction may need both */
+        empty_l0(t, set, write);
+        for (unsigned k = 0; k < L1; k++)
+            empty_l1(t, (set * 2 + write) * L1 + k);
+    }
     t->l1_negated[set][write][n] = -va;
     t->l1_addend[set][write][n] = (u64)page - va;
     t->l1_host[set][write][n] = (u64)page;
     t->tlb_used[set] = true;
+    note_filled(t->l1_filled, &t->nr_l1_filled, (set * 2 + write) * L1 + n);
+}
+
+static unsigned jump_place(u64 va)
+{
+    u64 n;
+    __asm__("pext %2, %1, %0" : "=r"(n) : "r"(va), "r"(JUMP_MASK));
+    return (unsigned)n;
 }
 
 void bt_jump_fill(struct bt *t, unsigned set, u64 va, u32 code)
 {
-    u64 n = 0, mask = JUMP_MASK;
-    for (unsigned k = 0; mask; mask &= mask - 1, k++)           /* pext */
-        n |= (va >> __builtin_ctzl(mask) & 1) << k;
+    unsigned n = jump_place(va);
     t->jump_negated[set][n] = -va;
     t->jump_host[set][n] = bt_host_address(t, code);
-    t->jumps_used[set] = true;
+    note_filled(t->jump_filled, &t->nr_jump_filled, set * JUMPS + n);
+}
+
+void bt_jump_forget(struct bt *t, unsigned set, u64 va)
+{
+    unsigned n = jump_place(va);
+    if (t->jump_negated[set][n] == -va)
+        empty_jump(t, set * JUMPS + n);
+}
+
+u64 bt_jump_find(const struct bt *t, unsigned set, u64 va)
+{
+    unsigned n = jump_place(va);
+    return t->jump_negated[set][n] == -va && va != t->poison ? t->jump_host[set][n] : 0;
 }
 
 void bt_link_fill(struct bt *t, u32 link, u32 code)
@@ -95,7 +165,7 @@ void bt_link_fill(struct bt *t, u32 link, u32 code)
 
 static u32 hash_of(const u8 *host) { return (u32)(((u64)host ^ (u64)host >> 13) % HASH); }
 
-u32 bt_block_find(struct bt *t, const u8 *host, u64 va, u8 context)
+u32 bt_block_find(struct bt *t, const u8 *host, u64 va, u16 context)
 {
     for (u32 b = t->hash[hash_of(host)]; b; b = t->block[b].next)
         if (t->block[b].host == host && t->block[b].va == va && t->block[b].context == context)
@@ -103,7 +173,7 @@ u32 bt_block_find(struct bt *t, const u8 *host, u64 va, u8 context)
     return 0;
 }
 
-static void invalidate(struct bt *t, u32 b)
+static void unlink_block(struct bt *t, u32 b)
 {
     struct bt_block *block = &t->block[b];
     u32 *at = &t->hash[hash_of(block->host)];
@@ -111,6 +181,22 @@ static void invalidate(struct bt *t, u32 b)
         at = &t->block[*at].next;
     *at = block->next;
     block->invalid = true;
+}
+
+void bt_block_replace(struct bt *t, u32 old, u32 new)
+{
+    struct bt_block *block = &t->block[old];
+    unlink_block(t, old);
+    struct emit e = { t, t->rw + block->code, block->code };
+    e_jmp(&e, t->block[new].code);
+}
+
+static void invalidate(struct bt *t, u32 b)
+{
+    struct bt_block *block = &t->block[b];
+    if (block->invalid)                 /* replaced: leads to one that is not */
+        return;
+    unlink_block(t, b);
     t->stats.invalidated++;
     if (!block->nr)
         return;
@@ -119,10 +205,9 @@ static void invalidate(struct bt *t, u32 b)
     e_jmp(&e, t->leave);
 }
 
-/* Drops a page's blocks if its code was written. */
-static void page_look(struct bt *t, struct bt_page *p)
+/* Drops a page's blocks if they are of another generation. */
+static void page_new_generation(struct bt *t, struct bt_page *p, u32 generation)
 {
-    u32 generation = load_acquire(p->map->generation[p->page]);
     if (p->generation == generation)
         return;
     p->generation = generation;
@@ -144,20 +229,22 @@ struct bt_page *bt_page_claim(struct bt *t, const u8 *host, unsigned in_page, un
     u32 k = t->page_hash[page_hash_of(host)];
     while (k && t->pages[k].host != host)
         k = t->pages[k].next;
-    u32 generation = load_acquire(map->generation[page]);
     if (!k) {
         if (t->nr_pages == CODE_PAGES)
             return NULL;
         k = t->nr_pages++;
-        t->pages[k] = (struct bt_page){ host, map, page, generation, 0, t->page_hash[page_hash_of(host)] };
+        t->pages[k] = (struct bt_page){ host, map, page, codemap_generation(map, page), 0, t->page_hash[page_hash_of(host)] };
         t->page_hash[page_hash_of(host)] = k;
-    } else {
-        page_look(t, &t->pages[k]);
     }
-    /* Claimed before the bytes are read: who writes from here on is noticed. */
-    u64 before = atomic_or(&map->lines[page], codemap_lines(in_page, n));
-    if (!before)
+    /* Claimed before the bytes are read: who writes from here on is noticed. The page's generation is that of the claim, not a later one: if
+     * the claim is gone by the time that the block is there, the next look finds it. */
+    u32 generation;
+    bool sealed = codemap_claim(map, page, codemap_lines(in_page, n), &generation);
+    page_new_generation(t, &t->pages[k], generation);
+    if (!sealed) {
         c->ops->code_page(c, host);
+        codemap_seal(map, page, generation);
+    }
     return &t->pages[k];
 }
 
@@ -179,7 +266,7 @@ void bt_look_for_writes(struct bt *t)
         return;
     t->epoch = epoch;
     for (u32 k = 1; k < t->nr_pages; k++)
-        page_look(t, &t->pages[k]);
+        page_new_generation(t, &t->pages[k], codemap_generation(t->pages[k].map, t->pages[k].page));
 }
 
 void bt_forget(struct bt *t)
@@ -188,7 +275,8 @@ void bt_forget(struct bt *t)
     memset(t->hash, 0, sizeof t->hash);
     memset(t->page_hash, 0, sizeof t->page_hash);
     t->nr_blocks = t->nr_exits = t->nr_pages = t->nr_maps = 1;          /* 0: none */
-    t->nr_links = 0;
+    t->nr_links = t->nr_insns = 0;
+    memset(t->insn_exit, 0, sizeof t->insn_exit);
     t->used = t->start;
     t->features = t->cpu->features;
     t->epoch = ~0u;
@@ -197,22 +285,51 @@ void bt_forget(struct bt *t)
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
-const char *bt_unavailable(void)
+static bool has_bmi2(void)
 {
     u32 a, b, c, d;
-    enum { HWCAP2_FSGSBASE_ = 2, EBX_BMI2 = 1 << 8, ECX_LAHF = 1 };
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & EBX_BMI2))
-        return "the CPU lacks BMI2";
-    if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_))
-        return "FSGSBASE is not enabled";
-    if (!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(c & ECX_LAHF))
-        return "the CPU lacks LAHF in 64-bit mode";
-    return bt_cache_possible() ? NULL : "executable memory is refused";
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & 1 << 8;
+}
+static bool has_lahf(void)
+{
+    u32 a, b, c, d;
+    return __get_cpuid(0x80000001, &a, &b, &c, &d) && c & 1;
+}
+static bool has_fsgsbase(void) { return getauxval(AT_HWCAP2) & 2; }     /* HWCAP2_FSGSBASE: the CPU has it, and the kernel lets it be used */
+
+/* What translated code and its cache cannot do without. word: what XENLIKE_HOST_LACKS calls it. */
+static const struct { const char *word, *why; bool (*have)(void); } needs[] = {
+    { "bmi2", "the CPU lacks BMI2", has_bmi2 },
+    { "fsgsbase", "FSGSBASE is not enabled", has_fsgsbase },
+    { "lahf", "the CPU lacks LAHF in 64-bit mode", has_lahf },
+    { "wx", "executable memory is refused", bt_cache_possible },
+};
+
+/* `word` is among those, separated by commas, of the environment's XENLIKE_HOST_LACKS: for tests of hosts that are poorer than this one. */
+static bool is_masked(const char *word)
+{
+    const char *list = getenv("XENLIKE_HOST_LACKS");
+    u64 n = strlen(word);
+    for (const char *p = list; p && (p = strstr(p, word)); p += n)
+        if ((p == list || p[-1] == ',') && (p[n] == ',' || !p[n]))
+            return true;
+    return false;
+}
+
+const char *bt_unavailable(void)
+{
+    for (unsigned n = 0; n < ARRAY_SIZE(needs); n++)
+        if (is_masked(needs[n].word) || !needs[n].have())
+            return needs[n].why;
+    return NULL;
 }
 
 static u64 random_page(void)
 {
-    u64 x, *at = (u64 *)getauxval(AT_RANDOM), mix = at ? at[1] : 0;
+    u64 x, mix = 0;
+    const u8 *at = (const u8 *)getauxval(AT_RANDOM);
+    if (at)                             /* 16 bytes, not aligned */
+        memcpy(&mix, at + 8, sizeof mix);
     x = (mix ^ __builtin_ia32_rdtsc() * 0x9e3779b97f4a7c15ul) * 0xbf58476d1ce4e5b9ul;
     return (1ul << 63) | ((x ^ x >> 31) & ((1ul << 62) - 1) & ~(1ul << 47) & ~(u64)(PAGE_SIZE - 1));
 }
@@ -243,6 +360,9 @@ bool bt_create(struct x86_cpu *c, unsigned options)
         return false;
     }
     t->poison = random_page();
+    t->no_frame = t->poison;
+    t->host_leave = bt_host_address(t, t->leave);
+    t->x87_out = 1;
     t->mask_page = ~(u64)(PAGE_SIZE - 1);
     for (unsigned n = 0; n < ARRAY_SIZE(t->mask_size); n++)
         t->mask_size[n] = ~(u64)(PAGE_SIZE - 1) | ((1u << n) - 1);
@@ -251,10 +371,11 @@ bool bt_create(struct x86_cpu *c, unsigned options)
     t->mask_jump = JUMP_MASK;
     t->mask_sign = 1ul << 63;
     t->mask_sign32 = 1ul << 31;
-    for (unsigned set = 0; set < 2; set++) {
-        empty_entries(t, set);
-        empty_jumps(t, set);
-    }
+    bt_system_masks(t);
+    t->dispatch = (u64)(uintptr_t)bt_dispatch;
+    t->level_switch = (u64)(uintptr_t)bt_level_switch;
+    t->tlb_used[0] = t->tlb_used[1] = true;
+    t->nr_l1_filled = t->nr_jump_filled = FILLED + 1;           /* bt_forget empties all */
     bt_rules(t);
     bt_forget(t);
     t->stats.flushes = 0;
@@ -283,6 +404,14 @@ void bt_flush(struct x86_cpu *c)
         bt_forget(c->bt);
 }
 
+void bt_kick(struct x86_cpu *c)
+{
+    struct bt *t = load_acquire(c->bt);
+    s64 left = t ? read_once(t->left) : -1;
+    if (left >= 0)
+        (void)cmpxchg(&t->left, &left, left - KICK);
+}
+
 const struct bt_stats *bt_stats(const struct x86_cpu *c) { return c->bt ? &c->bt->stats : NULL; }
 
 #else
@@ -291,6 +420,7 @@ const char *bt_unavailable(void) { return "the host is not x86-64"; }
 bool bt_create(struct x86_cpu *c, unsigned options) { return false; }
 void bt_destroy(struct x86_cpu *c) { }
 void bt_flush(struct x86_cpu *c) { }
+void bt_kick(struct x86_cpu *c) { }
 const struct bt_stats *bt_stats(const struct x86_cpu *c) { return NULL; }
 
 #endif

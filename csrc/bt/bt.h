@@ -5,7 +5,8 @@
  * belongs to the thread that runs its CPU; what other threads write into translated code they tell machine/codemap.h.
  *
  * Files: run.c the loop and what it does when a block is left; block.c tables of blocks, chains, flushes; translate.c from guest to host
- * instructions; operand.c re-encoding; memory.c the software MMU's sequences; cache.c the memory for code, entry and exit; verify.c. internal.h
+ * instructions; system.c system instructions in line; operand.c re-encoding; memory.c the software MMU's sequences; near.c runs of accesses that share
+ * one; cache.c the memory for code, entry and exit; verify.c. internal.h
  * has the register conventions.
  */
 #ifndef XL_BT_BT_H
@@ -25,13 +26,17 @@ enum {                          /* for tests: everything slow */
     BT_CLOCK = 64,              /* translating is timed: benchmarks */
 };
 
-/* Why there can be no translation on this host ("needs BMI2"), or NULL. */
+/* Why there can be no translation on this host ("the CPU lacks BMI2"), or NULL. The environment's XENLIKE_HOST_LACKS=bmi2,fsgsbase,lahf,wx makes
+ * the host appear to lack these. */
 const char *bt_unavailable(void);
 /* The translator's half of c, which is complete but for it. Sets c->bt. False: no memory, or what bt_unavailable says. */
 bool bt_create(struct x86_cpu *c, unsigned options);
 void bt_destroy(struct x86_cpu *c);
 /* Forgets all translations: features changed, or memory did that no codemap covers. */
 void bt_flush(struct x86_cpu *c);
+/* Makes translated code that c runs on another thread come out to look at *c->attention at its next jump. It may be lost; then c comes out when its
+ * slice of instructions is over. */
+void bt_kick(struct x86_cpu *c);
 /* x86_run (x86/cpu.h), by translation as far as possible. */
 enum x86_exit bt_run(struct x86_cpu *c, u64 budget);
 
@@ -45,5 +50,7 @@ struct bt_stats {
     u64 translate_ns;           /* spent in bt_translate (BT_CLOCK) */
 };
 const struct bt_stats *bt_stats(const struct x86_cpu *c);
+
+u64 bt_fuzz(u64 seed, u64 machines, u8 *ram, char *report, u64 size, u64 *compared);    /* xl_bt_fuzz */
 
 #endif

@@ -58,20 +58,66 @@ static void e_mxcsr_gs(struct emit *e, bool store, u32 disp) { e8(e, 0x65), e8(e
 #define R(n) ((u32)offsetof(struct x86_cpu, r) + 8 * (n))
 static const u8 SAVED[6] = { R_BX, R_BP, R_12, R_13, R_14, R_15 };
 
-/* void enter(struct x86_cpu *rdi, u64 entry rsi): loads the guest's state and goes there. GS is set. */
-static void emit_enter(struct emit *e)
+static void e_fx(struct emit *e, unsigned op, unsigned base)    /* fxsave64 (0), fxrstor64 (1) [base + fx] */
 {
-    for (unsigned n = 0; n < 6; n++) {
-        if (SAVED[n] >= 8)
-            e8(e, 0x41);
-        e8(e, 0x50 | (SAVED[n] & 7));
-    }
-    e_bytes(e, (const u8[]){ 0x48, 0x83, 0xec, 0x08 }, 4);      /* sub rsp, 8 */
-    e_store(e, R_SI, GS(entry));
-    e_mxcsr_gs(e, true, GS(host_mxcsr));
-    e8(e, 0x0f), e8(e, 0xae), e8(e, 0x97), e32(e, offsetof(struct x86_cpu, fx.mxcsr));  /* ldmxcsr [rdi + mxcsr] */
+    e8(e, 0x48 | base >> 3), e8(e, 0x0f), e8(e, 0xae), e8(e, 0x80 | op << 3 | (base & 7)), e32(e, offsetof(struct x86_cpu, fx));
+}
+static void e_fcw(struct emit *e, unsigned op) { e8(e, 0x65), e8(e, 0xd9), e8(e, op << 3 | 4), e8(e, 0x25), e32(e, GS(host_fcw)); }     /* fldcw (5), fnstcw (7) */
+/* xmm registers and MXCSR; what loads it finds the host's, and uses rax. */
+static void e_vectors(struct emit *e, bool store, unsigned base)
+{
+    u32 same = 0;
     for (unsigned n = 0; n < 16; n++)
-        e_xmm(e, false, n, R_DI, (u32)offsetof(struct x86_cpu, fx.xmm) + 16 * n);
+        e_xmm(e, store, n, base, (u32)offsetof(struct x86_cpu, fx.xmm) + 16 * n);
+    if (!store) {                       /* ldmxcsr costs more than a guess */
+        e_gs(e, false, 0x8b, R_AX, GS(host_mxcsr));
+        if (base >= 8)
+            e8(e, 0x41);
+        e8(e, 0x3b), e8(e, 0x80 | (base & 7)), e32(e, offsetof(struct x86_cpu, fx.mxcsr));      /* cmp eax, [base + mxcsr] */
+        same = e_jcc_later(e, 4);
+    }
+    if (base >= 8)
+        e8(e, 0x41);
+    e8(e, 0x0f), e8(e, 0xae), e8(e, 0x80 | (store ? 3 : 2) << 3 | (base & 7)), e32(e, offsetof(struct x86_cpu, fx.mxcsr));     /* stmxcsr, ldmxcsr */
+    if (same)
+        e_patch(e, same, e->at);
+}
+
+/* Floating point, all of it if the x87 was live when code was left, else the vectors. rcx is used. */
+static void e_floating(struct emit *e, bool store, unsigned base)
+{
+    e_load(e, R_CX, GS(x87_out));
+    u32 live = e_jrcxz(e), out = e_jmp_later(e), done;
+    e_here(e, live);
+    if (store) {
+        e_fx(e, 0, base);
+        e8(e, 0xdb), e8(e, 0xe3);               /* fninit */
+        e_fcw(e, 5);
+    } else {
+        e_fcw(e, 7);
+        e_fx(e, 1, base);
+    }
+    done = e_jmp_later(e);
+    e_patch(e, out, e->at);
+    e_vectors(e, store, base);
+    e_patch(e, done, e->at);
+}
+
+/* Called in a block's first x87 instruction if x87_out. r14 is used; no flag changes. */
+static void emit_x87_in(struct emit *e)
+{
+    e_load(e, SCRATCH, GS(cpu));
+    e_vectors(e, true, SCRATCH);
+    e_fcw(e, 7);
+    e_fx(e, 1, SCRATCH);
+    e_store_imm32(e, GS(x87_out), 0);
+    e8(e, 0xc3);
+}
+
+/* rdi: the CPU. Loads the guest's state and goes to bt->entry. */
+static void emit_restore(struct emit *e)
+{
+    e_floating(e, false, R_DI);
     for (unsigned n = 0; n < 3; n++) {
         e_state(e, false, R_AX, R_DI, R(13 + n));
         e_store(e, R_AX, GS(hi) + 8 * n);
@@ -84,13 +130,35 @@ static void emit_enter(struct emit *e)
         if (same_register(n) && n != R_DI)
             e_state(e, false, n, R_DI, R(n));
     e_state(e, false, R_DI, R_DI, R(R_DI));
+    e_mov_imm(e, SCRATCH2, ~0ul);               /* nothing is carried (translate.h) */
     e_jmp_gs(e, GS(entry));
 }
 
-/* Stores the guest's state and returns from enter; bt->exit says which exit it is. */
-static void emit_leave(struct emit *e)
+/* void enter(struct x86_cpu *rdi, u64 entry rsi). GS is set. Returns the offset of the part that loads the state. */
+static u32 emit_enter(struct emit *e)
+{
+    for (unsigned n = 0; n < 6; n++) {
+        if (SAVED[n] >= 8)
+            e8(e, 0x41);
+        e8(e, 0x50 | (SAVED[n] & 7));
+    }
+    e_bytes(e, (const u8[]){ 0x48, 0x83, 0xec, 0x08 }, 4);      /* sub rsp, 8 */
+    e_push_gs(e, GS(no_frame));
+    e_push_gs(e, GS(host_leave));
+    e_store(e, R_SP, GS(bottom));
+    e_store(e, R_SI, GS(entry));
+    e_mxcsr_gs(e, true, GS(host_mxcsr));
+    u32 restore = e->at;
+    emit_restore(e);
+    return restore;
+}
+
+/* Stores the guest's state, and the host's is back: its MXCSR, DF clear, the stack aligned. Then bt_dispatch decides by bt->exit: on in translated code, or
+ * back to who called enter. */
+static void emit_leave(struct emit *e, u32 restore)
 {
     e_store(e, SCRATCH, GS(lin));
+    e_load(e, R_SP, GS(bottom));
     e_load(e, SCRATCH, GS(cpu));
     for (unsigned n = 0; n < R_13; n++)
         if (same_register(n))
@@ -102,11 +170,21 @@ static void emit_leave(struct emit *e)
         e_load(e, R_AX, GS(hi) + 8 * n);
         e_state(e, true, R_AX, SCRATCH, R(13 + n));
     }
-    for (unsigned n = 0; n < 16; n++)
-        e_xmm(e, true, n, SCRATCH, (u32)offsetof(struct x86_cpu, fx.xmm) + 16 * n);
-    e8(e, 0x41), e8(e, 0x0f), e8(e, 0xae), e8(e, 0x9e), e32(e, offsetof(struct x86_cpu, fx.mxcsr));     /* stmxcsr [r14 + mxcsr] */
+    e_floating(e, true, SCRATCH);
+    e_gs(e, false, 0x8b, R_AX, GS(host_mxcsr));
+    e8(e, 0x41), e8(e, 0x3b), e8(e, 0x86), e32(e, offsetof(struct x86_cpu, fx.mxcsr));  /* cmp eax, [r14 + mxcsr] */
+    u32 same = e_jcc_later(e, 4);
     e_mxcsr_gs(e, false, GS(host_mxcsr));
-    e_bytes(e, (const u8[]){ 0x48, 0x83, 0xc4, 0x08 }, 4);
+    e_patch(e, same, e->at);
+    e_mov(e, R_DI, SCRATCH);
+    e_call_gs(e, GS(dispatch));
+    e_bytes(e, (const u8[]){ 0x48, 0x85, 0xc0 }, 3);            /* test rax, rax */
+    u32 back = e_jcc_later(e, 4);
+    e_store(e, R_AX, GS(entry));
+    e_load(e, R_DI, GS(cpu));
+    e_jmp(e, restore);
+    e_patch(e, back, e->at);
+    e_bytes(e, (const u8[]){ 0x48, 0x83, 0xc4, 0x18 }, 4);      /* add rsp, 24: the frame, and the 8 */
     for (unsigned n = 6; n-- > 0; ) {
         if (SAVED[n] >= 8)
             e8(e, 0x41);
@@ -115,12 +193,43 @@ static void emit_leave(struct emit *e)
     e8(e, 0xc3);
 }
 
+/* Jumped to like leave, for syscall and sysret. bt_level_switch touches neither xmm registers nor MXCSR, so that only what a call may change is stored. */
+static void emit_switch_level(struct emit *e, u32 leave)
+{
+    static const u8 CALLER_SAVED[] = { R_AX, R_CX, R_DX, R_SI, R_DI, R_8, R_9, R_10, R_11 };
+    e_load(e, R_SP, GS(bottom));
+    e_load(e, SCRATCH, GS(cpu));
+    for (unsigned n = 0; n < ARRAY_SIZE(CALLER_SAVED); n++)
+        e_state(e, true, CALLER_SAVED[n], SCRATCH, R(CALLER_SAVED[n]));
+    e_bytes(e, (const u8[]){ 0x9f, 0x0f, 0x90, 0xc0 }, 4);      /* lahf; seto al */
+    e_gs(e, false, 0x89, R_AX, GS(flags));
+    e_mov(e, R_DI, SCRATCH);
+    e_call_gs(e, GS(level_switch));
+    e_store(e, R_AX, GS(entry));
+    e_bytes(e, (const u8[]){ 0x48, 0x85, 0xc0 }, 3);            /* test rax, rax */
+    u32 slow = e_jcc_later(e, 4);
+    for (unsigned again = 0; again < 2; again++) {
+        e_gs(e, false, 0x8b, R_AX, GS(flags));
+        e8(e, 0x04), e8(e, 0x7f), e8(e, 0x9e);                  /* add al, 7fh; sahf */
+        for (unsigned n = 0; n < ARRAY_SIZE(CALLER_SAVED); n++)
+            e_state(e, false, CALLER_SAVED[n], SCRATCH, R(CALLER_SAVED[n]));
+        if (again) {
+            e_jmp(e, leave);
+        } else {
+            e_mov_imm(e, SCRATCH2, ~0ul);       /* nothing is carried (translate.h) */
+            e_jmp_gs(e, GS(entry));
+            e_patch(e, slow, e->at);
+        }
+    }
+}
+
 /* Called by a cold stub: r14 the linear address, r15 the guest's rcx, rcx free, bt->exit set. Hit: returns with r15 = addend, rcx = negated,
  * bt->tmp = the guest's rcx. Miss: leaves. No flag changes. */
 static void emit_l1(struct emit *e, unsigned set, unsigned write, unsigned size, bool aligned)
 {
     e_store(e, R_15, GS(tmp));
     e_pext(e, true, R_CX, SCRATCH, GS(mask_l1));
+    e8(e, 0x65), e8(e, 0xc6), e8(e, 0x81), e32(e, GS(l1_copied) + (set * 2 + write) * L1), e8(e, 1);    /* mov byte [gs:rcx + l1_copied], 1 */
     e_load_index8(e, R_15, R_CX, GS(l1_addend) + (set * 2 + write) * L1 * 8);
     e_load_index8(e, R_CX, R_CX, GS(l1_negated) + (set * 2 + write) * L1 * 8);
     e_store(e, R_CX, GS(tmp2));
@@ -141,9 +250,13 @@ bool bt_cache_create(struct bt *t)
         return false;
     struct emit e = { t, t->rw + 64, 64 };      /* offset 0 is no code */
     t->enter = e.at;
-    emit_enter(&e);
+    u32 restore = emit_enter(&e);
     t->leave = e.at;
-    emit_leave(&e);
+    emit_leave(&e, restore);
+    t->switch_level = e.at;
+    emit_switch_level(&e, t->leave);
+    t->x87_in = e.at;
+    emit_x87_in(&e);
     for (unsigned set = 0; set < 2; set++)
         for (unsigned write = 0; write < 2; write++)
             for (unsigned size = 1; size <= 17; size++)

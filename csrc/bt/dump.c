@@ -7,7 +7,8 @@
 #define ARRAY(name) { offsetof(struct bt, name), sizeof_field(struct bt, name), sizeof_field(struct bt, name[0]), #name }
 static const struct { u32 at, bytes, each; const char *name; } FIELDS[] = {
     F(left), F(tmp), F(tmp2), ARRAY(hi), F(lin), F(entry), F(exit), F(flags), F(host_mxcsr), F(cpu), F(mask_page), F(mask_aligned), F(mask_l1), F(mask_jump),
-    F(mask_sign), F(mask_sign32), ARRAY(mask_size), F(saved_flags), ARRAY(link),
+    F(mask_sign), F(mask_sign32), ARRAY(mask_size), F(saved_flags), F(sti_flags), F(flag_a), F(bottom), F(flag_b), ARRAY(mask_flags), F(x87_out), F(x87_ip),
+    F(host_fcw), ARRAY(link),
 };
 
 static const char *const SETS[2] = { "kernel", "user" }, *const SIDES[2] = { "read", "write" };
@@ -56,8 +57,8 @@ bool bt_field_name(const struct bt *t, u64 offset, char out[BT_NAME])
 
 bool bt_routine_name(const struct bt *t, u32 at, char out[BT_NAME])
 {
-    if (at == t->enter || at == t->leave) {
-        snprintf(out, BT_NAME, "%s", at == t->enter ? "enter" : "leave");
+    if (at == t->enter || at == t->leave || at == t->switch_level || at == t->x87_in) {
+        snprintf(out, BT_NAME, "%s", at == t->enter ? "enter" : at == t->leave ? "leave" : at == t->x87_in ? "x87_in" : "switch_level");
         return true;
     }
     for (unsigned set = 0; set < 2; set++)

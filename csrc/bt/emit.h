@@ -79,13 +79,23 @@ static inline void e_pext(struct emit *e, bool w, unsigned dst, unsigned src, u3
     e8(e, 0x65), e8(e, 0xc4), e8(e, (dst < 8) << 7 | 1 << 6 | 1 << 5 | 2), e8(e, w << 7 | (~src & 15) << 3 | 2), e8(e, 0xf5);
     e8(e, (dst & 7) << 3 | 4), e8(e, 0x25), e32(e, mask);
 }
+/* pdep dst, src, [gs:mask] */
+static inline void e_pdep(struct emit *e, unsigned dst, unsigned src, u32 mask)
+{
+    e8(e, 0x65), e8(e, 0xc4), e8(e, (dst < 8) << 7 | 1 << 6 | 1 << 5 | 2), e8(e, 1 << 7 | (~src & 15) << 3 | 3), e8(e, 0xf5);
+    e8(e, (dst & 7) << 3 | 4), e8(e, 0x25), e32(e, mask);
+}
 static inline void e_jmp(struct emit *e, u32 target) { e8(e, 0xe9), e32(e, target - e->at - 4); }
 static inline void e_call(struct emit *e, u32 target) { e8(e, 0xe8), e32(e, target - e->at - 4); }
+static inline void e_call_gs(struct emit *e, u32 disp) { e8(e, 0x65), e8(e, 0xff), e8(e, 0x14), e8(e, 0x25), e32(e, disp); }
+static inline void e_push_gs(struct emit *e, u32 disp) { e8(e, 0x65), e8(e, 0xff), e8(e, 0x34), e8(e, 0x25), e32(e, disp); }
 static inline void e_jmp_gs(struct emit *e, u32 disp) { e8(e, 0x65), e8(e, 0xff), e8(e, 0x24), e8(e, 0x25), e32(e, disp); }
+static inline u32 e_jecxz(struct emit *e) { e8(e, 0x67), e8(e, 0xe3), e8(e, 0); return e->at; }
 static inline u32 e_jrcxz(struct emit *e) { e8(e, 0xe3), e8(e, 0); return e->at; }      /* forward: e_here sets where to */
 static inline void e_here(struct emit *e, u32 from) { e->t->rw[from - 1] = (u8)(e->at - from); }
 /* A forward jump whose target comes later: returns the offset of its rel32. */
 static inline u32 e_jmp_later(struct emit *e) { e8(e, 0xe9), e32(e, 0); return e->at - 4; }
+static inline u32 e_call_later(struct emit *e) { e8(e, 0xe8), e32(e, 0); return e->at - 4; }
 static inline u32 e_jcc_later(struct emit *e, u8 cc) { e8(e, 0x0f), e8(e, 0x80 | cc), e32(e, 0); return e->at - 4; }
 static inline void e_patch(struct emit *e, u32 rel, u32 target) { u32 d = target - rel - 4; memcpy(e->t->rw + rel, &d, 4); }
 

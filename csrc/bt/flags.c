@@ -30,6 +30,8 @@ static const struct x86_op *op_of(const struct x86_insn *i) { return x86_forms[i
 
 enum flag_use flags_use(const struct x86_insn *i)
 {
+    if (uses_x87(i))
+        return x87_has_flags(i) ? FLAGS_USED : FLAGS_UNTOUCHED;
     for (unsigned n = 0; n < ARRAY_SIZE(WRITES); n++)
         if (op_of(i) == WRITES[n])
             return FLAGS_WRITTEN;
@@ -61,6 +63,17 @@ static u32 written(const struct x86_insn *i)
     return regs;
 }
 
+/* op a, [gs:field], op as in e_alu */
+static void e_alu_gs(struct emit *e, unsigned op, unsigned size, unsigned a, u32 field)
+{
+    e8(e, 0x65);
+    if (size == 2)
+        e8(e, 0x66);
+    e8(e, 0x40 | (size == 8) << 3 | (a >> 3) << 2);
+    e8(e, op == 8 ? 0x84 | (size > 1) : op << 3 | 2 | (size > 1));
+    e8(e, (a & 7) << 3 | 4), e8(e, 0x25), e32(e, field);
+}
+
 /* op a, b or op a, imm at the recipe's size; op as in opcodes 00-3f (0 add, 5 sub, 7 cmp), 8: test. */
 static void e_alu(struct emit *e, unsigned op, unsigned size, unsigned a, const struct recipe *r, unsigned b)
 {
@@ -85,6 +98,14 @@ static void e_alu(struct emit *e, unsigned op, unsigned size, unsigned a, const 
     }
 }
 
+static void e_with_b(struct emit *e, unsigned op, unsigned a, const struct recipe *r)
+{
+    if (r->b_saved || r->old)
+        e_alu_gs(e, op, r->size, a, r->old ? GS(flag_a) : GS(flag_b));
+    else
+        e_alu(e, op, r->size, a, r, r->b);
+}
+
 void flags_emit(struct emit *e, const struct recipe *r)
 {
     switch (r->kind) {
@@ -94,19 +115,30 @@ void flags_emit(struct emit *e, const struct recipe *r)
         e8(e, 0x04), e8(e, 0x7f), e8(e, 0x9e);                          /* add al, 7fh; sahf */
         e_mov(e, R_AX, SCRATCH2);
         return;
-    case FLAGS_AGAIN:
-        e_alu(e, r->op, r->size, r->a, r, r->b);
-        return;
-    case FLAGS_OF_RESULT:
-        e_alu(e, 8, r->size, r->a, r, r->a);
-        return;
-    case FLAGS_OF_ADD: case FLAGS_OF_SUB: {
-        unsigned undo = r->kind == FLAGS_OF_ADD ? 5 : 0;
-        e_mov(e, SCRATCH2, r->a);
-        e_alu(e, undo, r->size, SCRATCH2, r, r->b);
-        e_alu(e, 5 - undo, r->size, SCRATCH2, r, r->b);
+    case FLAGS_AGAIN: case FLAGS_OF_RESULT: {
+        unsigned a = r->a_saved ? SCRATCH2 : r->a;
+        if (r->a_saved)
+            e_load(e, SCRATCH2, GS(flag_a));
+        if (r->kind == FLAGS_OF_RESULT)
+            e_alu(e, 8, r->size, a, r, a);
+        else
+            e_with_b(e, r->op, a, r);
         return;
     }
+    case FLAGS_OF_ADD: case FLAGS_OF_SUB: {
+        unsigned undo = r->kind == FLAGS_OF_ADD ? 5 : 0;
+        if (r->a_saved)
+            e_load(e, SCRATCH2, GS(flag_a));
+        else
+            e_mov(e, SCRATCH2, r->a);
+        e_with_b(e, undo, SCRATCH2, r);
+        e_with_b(e, 5 - undo, SCRATCH2, r);
+        return;
+    }
+    case FLAGS_OF_SHIFT:
+        e_load(e, SCRATCH2, GS(flag_a));
+        e8(e, 0x41 | (r->size == 8) << 3), e8(e, 0xc1), e8(e, 0xc0 | r->op << 3 | (SCRATCH2 & 7)), e8(e, (u8)r->imm);
+        return;
     default:
         return;
     }
@@ -114,14 +146,18 @@ void flags_emit(struct emit *e, const struct recipe *r)
 
 void flags_restore(struct translation *tr)
 {
-    if (tr->lost)
+    if (tr->lost) {
         flags_emit(&tr->e, &tr->flags);
+        if ((tr->flags.kind != FLAGS_AGAIN && tr->flags.kind != FLAGS_OF_RESULT) || tr->flags.a_saved)
+            carry_end(tr);
+    }
     tr->lost = false;
 }
 
 static void save(struct translation *tr)
 {
     struct emit *e = &tr->e;
+    carry_end(tr);
     e_mov(e, SCRATCH2, R_AX);
     e8(e, 0x9f), e8(e, 0x0f), e8(e, 0x90), e8(e, 0xc0);                 /* lahf; seto al */
     e_gs(e, false, 0x89, R_AX, GS(saved_flags));
@@ -129,29 +165,80 @@ static void save(struct translation *tr)
     tr->flags = (struct recipe){ .kind = FLAGS_SAVED };
 }
 
-void flags_before(struct translation *tr, unsigned following)
+/* Registers that the recipe needs are about to be overwritten. False: that cannot be helped. */
+static bool save_operands(struct translation *tr, u32 regs)
+{
+    struct recipe *r = &tr->flags;
+    if (r->old)
+        return false;
+    if (regs & 1u << r->a && !r->a_saved) {
+        e_store(&tr->e, r->a, GS(flag_a));
+        r->a_saved = true;
+        r->regs &= ~(1u << r->a);
+    }
+    if (r->b != 0xff && regs & 1u << r->b && !r->b_saved) {
+        e_store(&tr->e, r->b, GS(flag_b));
+        r->b_saved = true;
+        r->regs &= ~(1u << r->b);
+    }
+    if (r->b != 0xff && !r->b_saved)
+        r->regs |= 1u << r->b;          /* it was the same register as a */
+    return !(r->regs & regs);
+}
+
+static bool is_shift(const struct x86_op *op) { return op == OP(shl) || op == OP(shr) || op == OP(sar); }
+
+/* Flags that follow from what the first operand is before the instruction: shifts by a constant, and the addition of what is in memory. */
+static bool wants_old(const struct x86_insn *i)
+{
+    const struct x86_op *op = op_of(i);
+    const struct x86_operand *a = &i->op[0], *b = &i->op[1];
+    if (i->size < 4 || i->nr_ops < 2 || a->kind != X86_REG || !bit_of(a->reg / 8) || a->reg / 8 == R_SP)
+        return false;
+    return op == OP(add) ? b->kind == X86_MEM : is_shift(op) && b->kind == X86_IMM && i->imm & (i->size == 8 ? 63 : 31);
+}
+
+void flags_before(struct translation *tr, int following, int behind)
 {
     enum flag_use use = flags_use(tr->i);
+    tr->old = false;
     if (op_of(tr->i) == OP(jcc) && !tr->step && tr->flags.kind != FLAGS_ONLY_HERE) {
         tr->keep = false;               /* it uses them last of all: the time may be taken before (translate.c) */
         return;
     }
-    tr->keep = use == FLAGS_USED || tr->step || (use == FLAGS_UNTOUCHED && written(tr->i) & tr->flags.regs);
+    tr->keep = use == FLAGS_USED || tr->step;
+    if (!following && !tr->keep) {
+        tr->flags = (struct recipe){ .kind = FLAGS_ONLY_HERE };
+        tr->lost = false;               /* nobody will ask */
+        return;
+    }
+    if (!tr->keep && use == FLAGS_UNTOUCHED && written(tr->i) & tr->flags.regs)
+        tr->keep = !save_operands(tr, written(tr->i));
     if (tr->keep) {
         flags_restore(tr);
     } else if (tr->flags.kind == FLAGS_ONLY_HERE && following >= 2) {
         save(tr);
     }
+    bool in_use = !tr->keep && (tr->flags.a_saved || tr->flags.old || tr->flags.kind == FLAGS_OF_SHIFT);
+    tr->old = behind > 0 && !tr->step && !in_use && wants_old(tr->i);
+    if (tr->old)
+        e_store(&tr->e, tr->i->op[0].reg / 8, GS(flag_a));
 }
 
 /* What the instruction, which wrote flags, allows to make of them. */
-static struct recipe recipe_of(const struct x86_insn *i)
+static struct recipe recipe_of(const struct x86_insn *i, bool old)
 {
     static const struct { const struct x86_op *op; u8 kind, code; } KINDS[] = {
         { OP(cmp), FLAGS_AGAIN, 7 }, { OP(test), FLAGS_AGAIN, 8 }, { OP(and), FLAGS_OF_RESULT, 0 }, { OP(or), FLAGS_OF_RESULT, 0 },
         { OP(xor), FLAGS_OF_RESULT, 0 }, { OP(add), FLAGS_OF_ADD, 0 }, { OP(sub), FLAGS_OF_SUB, 0 },
     };
     struct recipe r = { .size = i->size, .b = 0xff };
+    if (old) {
+        unsigned a = i->op[0].reg / 8;
+        if (op_of(i) == OP(add))
+            return (struct recipe){ .kind = FLAGS_OF_ADD, .a = (u8)a, .b = 0xff, .old = true, .size = i->size, .regs = 1u << a };
+        return (struct recipe){ .kind = FLAGS_OF_SHIFT, .op = i->modrm >> 3 & 7, .b = 0xff, .size = i->size, .imm = (s32)i->imm };
+    }
     const struct x86_operand *a = &i->op[0], *b = &i->op[1];
     for (unsigned n = 0; n < ARRAY_SIZE(KINDS); n++) {
         if (op_of(i) != KINDS[n].op)
@@ -171,6 +258,11 @@ static struct recipe recipe_of(const struct x86_insn *i)
         } else if (b->kind == X86_REG && b->reg % 8 == 0 && bit_of(b->reg / 8)) {
             r.b = b->reg / 8 == R_SP ? GUEST_SP : b->reg / 8;
             r.regs |= 1u << r.b;
+            if (r.b == r.a && op_of(i) == OP(test)) {
+                r.b = 0xff;
+                r.kind = FLAGS_OF_RESULT;
+                break;
+            }
             if (r.b == r.a && KINDS[n].kind != FLAGS_AGAIN)
                 break;                  /* the other operand is gone */
         } else {
@@ -188,7 +280,7 @@ void flags_after(struct translation *tr)
     if (use == FLAGS_UNTOUCHED && !(written(tr->i) & tr->flags.regs) && !tr->step)
         return;
     tr->lost = false;
-    tr->flags = use == FLAGS_WRITTEN && !tr->step ? recipe_of(tr->i) : (struct recipe){ .kind = FLAGS_ONLY_HERE };
+    tr->flags = (use == FLAGS_WRITTEN || tr->old) && !tr->step ? recipe_of(tr->i, tr->old) : (struct recipe){ .kind = FLAGS_ONLY_HERE };
 }
 
 #endif

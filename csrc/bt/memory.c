@@ -7,6 +7,8 @@
  */
 #include "bt/translate.h"
 
+enum { SLOT_STACK = 0 };        /* and three behind it */
+
 #if defined(__x86_64__)
 
 void tr_address(struct translation *tr, bool segment)
@@ -14,6 +16,7 @@ void tr_address(struct translation *tr, bool segment)
     struct emit *e = &tr->e;
     const struct x86_insn *i = tr->i;
     bool wide = i->addr_mask == ~0ul;
+    carry_end(tr);
     if (i->base == X86_RIP || (i->base == X86_ZERO && i->index == X86_ZERO)) {
         u64 base = i->base == X86_RIP ? tr->va + tr->off : 0;
         e_mov_imm(e, SCRATCH, (base + (u64)i->disp) & i->addr_mask);
@@ -24,21 +27,33 @@ void tr_address(struct translation *tr, bool segment)
     }
     if (segment && (i->mem_seg == X86_FS || i->mem_seg == X86_GS)) {
         e_load(e, SCRATCH2, GS(seg_base) + 8 * (i->mem_seg - X86_FS));
-        e_lea(e, true, SCRATCH, SCRATCH, SCRATCH2, 0, 0);
+        e_lea(e, tr_width(tr) == 8, SCRATCH, SCRATCH, SCRATCH2, 0, 0);
     }
 }
 
-unsigned tr_slot(const struct translation *tr)
+/* L0 entry for the instruction's memory operand. */
+static unsigned slot_of(const struct translation *tr)
 {
     const struct x86_insn *i = tr->i;
     u64 h = (u64)i->disp >> 9;
     if (i->base == X86_RSP && i->index == X86_ZERO && (u64)i->disp < PAGE_SIZE)
-        return SLOT_STACK;
+        return SLOT_STACK + (unsigned)(i->disp >> 7) % 4;
     if (i->base == X86_RIP)
         h = (tr->va + tr->off + (u64)i->disp) >> PAGE_SHIFT;
     else
         h = h * 31 + i->base * 5 + i->index * 3 + (tr->va + tr->off) / 32 * 7;
-    return 1 + (unsigned)((h ^ h >> 7) % (L0 - 1));
+    return SLOT_STACK + 4 + (unsigned)((h ^ h >> 7) % (L0 - 4));
+}
+
+/* Jumps if reg, a distance from a page's beginning, is above `last`; aligned: if it is above a page or no multiple of 16. */
+static u32 e_unless_in_page(struct emit *e, unsigned reg, unsigned last, bool aligned)
+{
+    e8(e, 0x49);
+    if (aligned)
+        e8(e, 0xf7), e8(e, 0xc0 | (reg & 7)), e32(e, 0xfffff00f);       /* test reg, ~0xff0 */
+    else
+        e8(e, 0x81), e8(e, 0xf8 | (reg & 7)), e32(e, last);             /* cmp reg, last */
+    return e_jcc_later(e, aligned ? 5 : 7);                             /* jne, ja */
 }
 
 /* The shorter sequence: the flags can be had again. */
@@ -47,11 +62,7 @@ static u32 access_clobbering(struct translation *tr, u32 at, unsigned size, bool
     struct emit *e = &tr->e;
     e_load(e, SCRATCH2, at);
     e8(e, 0x4d), e8(e, 0x01), e8(e, 0xf7);                              /* add r15, r14 */
-    if (aligned)
-        e8(e, 0x49), e8(e, 0xf7), e8(e, 0xc7), e32(e, 0xfffff00f);      /* test r15, ~0xff0 */
-    else
-        e8(e, 0x49), e8(e, 0x81), e8(e, 0xff), e32(e, PAGE_SIZE - size);        /* cmp r15, 4096 - size */
-    u32 from = e_jcc_later(e, aligned ? 5 : 7);                         /* jne, ja */
+    u32 from = e_unless_in_page(e, SCRATCH2, PAGE_SIZE - size, aligned);
     e_gs(e, true, 0x03, SCRATCH, at + 8);                               /* add r14, [addend] */
     tr->lost = true;
     return from;
@@ -67,11 +78,7 @@ static u32 access_indexed(struct translation *tr, unsigned size, bool write, boo
     e_bytes(e, (const u8[]){ 0xc4, 0x43, 0xfb, 0xf0, 0xfe, 9 }, 6);     /* rorx r15, r14, 9 */
     e8(e, 0x41), e8(e, 0x81), e8(e, 0xe7), e32(e, (L1 - 1) << 3);       /* and r15d, .. */
     e_l1(e, 0x03, GS(l1_negated) + side);                                                  /* add r14, negated */
-    if (aligned)
-        e8(e, 0x49), e8(e, 0xf7), e8(e, 0xc6), e32(e, 0xfffff00f);      /* test r14, ~0xff0 */
-    else
-        e8(e, 0x49), e8(e, 0x81), e8(e, 0xfe), e32(e, PAGE_SIZE - size);        /* cmp r14, 4096 - size */
-    u32 from = e_jcc_later(e, aligned ? 5 : 7);
+    u32 from = e_unless_in_page(e, SCRATCH, PAGE_SIZE - size, aligned);
     e_l1(e, 0x03, GS(l1_host) + side);                                  /* add r14, host */
     tr->lost = true;
     return from;
@@ -94,22 +101,86 @@ static u32 access_keeping(struct translation *tr, u32 at, unsigned size)
     return from;
 }
 
-void tr_access(struct translation *tr, unsigned size, bool write, bool aligned, unsigned slot)
+static u32 l0_entry(const struct translation *tr, bool write, unsigned slot)
 {
-    u32 at = GS(l0) + ((tr->set * 2 + write) * L0 + slot) * (u32)sizeof(struct bt_entry);
-    bool clobber = flags_may_go(tr);
-    bool indexed = clobber && slot != SLOT_STACK && tr->i->index != X86_ZERO && x86_has_mem(tr->i);
-    u32 from = indexed ? access_indexed(tr, size, write, aligned) : clobber ? access_clobbering(tr, at, size, aligned) : access_keeping(tr, at, size);
+    return GS(l0) + ((tr->set * 2 + write) * L0 + slot) * (u32)sizeof(struct bt_entry);
+}
+
+/* What becomes of an access whose test jumps from `from`. */
+static struct cold *cold_access(struct translation *tr, enum cold_kind kind, u32 from, unsigned size, bool write, bool aligned, u32 slot)
+{
     u32 exit = tr_exit(tr, EXIT_MISS, 0);
     tr->t->exits[exit].size = (u8)size;
     tr->t->exits[exit].write = write;
     tr->t->exits[exit].align = aligned;
-    struct cold *c = tr_cold(tr, indexed ? COLD_MISS : COLD_ACCESS, from, exit);
-    c->size = (u8)size, c->write = write, c->aligned = aligned;
-    c->slot = indexed ? GS(l1_negated) + (tr->set * 2 + write) * L1 * 8 : at;
-    c->back = tr->e.at;
-    if (clobber)
+    struct cold *c = tr_cold(tr, kind, from, exit);
+    c->size = (u8)size, c->write = write, c->aligned = aligned, c->slot = slot, c->back = tr->e.at;
+    if (flags_may_go(tr))
         c->flags = tr->flags;
+    return c;
+}
+
+/* At r14, which becomes the host address. */
+static void access_scratch(struct translation *tr, unsigned size, bool write, bool aligned, unsigned slot, bool indexed)
+{
+    u32 at = l0_entry(tr, write, slot);
+    bool clobber = flags_may_go(tr);
+    indexed &= clobber;
+    carry_end(tr);
+    u32 from = indexed ? access_indexed(tr, size, write, aligned) : clobber ? access_clobbering(tr, at, size, aligned) : access_keeping(tr, at, size);
+    cold_access(tr, indexed ? COLD_MISS : COLD_ACCESS, from, size, write, aligned, indexed ? GS(l1_negated) + (tr->set * 2 + write) * L1 * 8 : at);
+    tr->operand = (struct operand){ .base = -1 };
+}
+
+/* At guest register base, which is in a host register, + disp. */
+static void access_direct(struct translation *tr, unsigned base, s32 disp, unsigned size, bool write, bool aligned, unsigned slot)
+{
+    struct emit *e = &tr->e;
+    struct carry *k = &tr->carry;
+    unsigned host = base == R_SP ? GUEST_SP : base;
+    if (!flags_may_go(tr)) {
+        e_lea(e, true, SCRATCH, (int)host, NO_INDEX, 0, disp);
+        access_scratch(tr, size, write, aligned, slot, false);
+        return;
+    }
+    s64 above = (s64)disp - k->bias;
+    bool near = !aligned && k->on && k->base == base && k->write >= write && above >= 0 && above + size <= PAGE_SIZE;
+    if (!near) {
+        struct run run = aligned ? (struct run){ disp, write } : near_run(tr, base, disp, write);
+        *k = (struct carry){ true, run.write, (u8)base, run.low, l0_entry(tr, run.write, slot) };
+        above = (s64)disp - run.low;
+        e_lea(e, true, SCRATCH2, (int)host, NO_INDEX, 0, run.low);
+        e_gs(e, true, 0x03, SCRATCH2, k->slot);                         /* add r15, [negated] */
+    }
+    u32 from = e_unless_in_page(e, SCRATCH2, (unsigned)(PAGE_SIZE - size - above), aligned);
+    if (!near)
+        e_load(e, SCRATCH, k->slot + 8);
+    struct cold *c = cold_access(tr, COLD_ACCESS, from, size, k->write, aligned, k->slot);
+    c->direct = true, c->base = (u8)host, c->disp = disp, c->bias = k->bias;
+    tr->operand = (struct operand){ (int)host, disp };
+    tr->lost = true;
+}
+
+void tr_access(struct translation *tr, unsigned size, bool write, bool aligned)
+{
+    const struct x86_insn *i = tr->i;
+    unsigned slot = slot_of(tr);
+    if (i->base < R_13 && i->index == X86_ZERO && i->addr_mask == ~0ul && i->mem_seg != X86_FS && i->mem_seg != X86_GS) {
+        access_direct(tr, i->base, (s32)i->disp, size, write, aligned, slot);
+        return;
+    }
+    tr_address(tr, true);
+    access_scratch(tr, size, write, aligned, slot, i->index != X86_ZERO);
+}
+
+void tr_access_at(struct translation *tr, unsigned base, s32 disp, bool write)
+{
+    if (tr_width(tr) == 8) {
+        access_direct(tr, base, disp, 8, write, false, SLOT_STACK);
+        return;
+    }
+    e_lea(&tr->e, false, SCRATCH, (int)(base == R_SP ? GUEST_SP : base), NO_INDEX, 0, disp);    /* cut: no run of them can be compared as a distance */
+    access_scratch(tr, 4, write, false, SLOT_STACK, false);
 }
 
 void tr_cold_code(struct translation *tr)
@@ -121,6 +192,10 @@ void tr_cold_code(struct translation *tr)
         e_patch(e, c->from, e->at);
         if (c->kind == COLD_SIDE) {
             tr_side_code(tr, c);
+            continue;
+        }
+        if (c->kind == COLD_RETURN) {
+            tr_return_code(tr, c);
             continue;
         }
         if (c->kind == COLD_MISS)
@@ -138,6 +213,8 @@ void tr_cold_code(struct translation *tr)
             e_mov(e, R_CX, SCRATCH2);
         if (c->flags.kind != FLAGS_ONLY_HERE) {
             flags_emit(e, &c->flags);
+            if (c->direct)
+                e_lea(e, true, SCRATCH, c->base, NO_INDEX, 0, c->disp);
             if (c->kind == COLD_ACCESS)
                 e_mov(e, SCRATCH2, R_CX);
         }
@@ -146,11 +223,17 @@ void tr_cold_code(struct translation *tr)
             e_call(e, t->l1_code[tr->set][c->write][c->aligned ? 16 : c->size - 1]);
             e_store(e, R_CX, c->slot);
             e_store(e, SCRATCH2, c->slot + 8);
+            if (c->direct) {
+                e_lea(e, true, R_CX, R_CX, SCRATCH, 0, c->bias - c->disp);
+                e_mov(e, SCRATCH, SCRATCH2);
+                e_mov(e, SCRATCH2, R_CX);
+            } else {
+                e_lea(e, true, SCRATCH, SCRATCH, SCRATCH2, 0, 0);
+            }
             e_load(e, R_CX, GS(tmp));
-            e_lea(e, true, SCRATCH, SCRATCH, SCRATCH2, 0, 0);
             e_jmp(e, c->back);
         } else {
-            e_jmp(e, t->leave);
+            e_jmp(e, c->switches_level ? t->switch_level : t->leave);
         }
     }
 }

@@ -36,6 +36,7 @@ unsigned tr_get(struct translation *tr, unsigned n, unsigned scratch)
 {
     if (!in_slot(n))
         return host_of(n);
+    carry_end(tr);
     e_load(&tr->e, scratch, GS(hi) + 8 * (n - R_13));
     return scratch;
 }
@@ -46,6 +47,34 @@ void tr_set(struct translation *tr, unsigned n, unsigned from)
         e_store(&tr->e, from, GS(hi) + 8 * (n - R_13));
     else
         e_mov(&tr->e, host_of(n), from);
+}
+
+/* modrm, SIB and displacement of tr->operand. */
+static void operand(struct translation *tr, unsigned reg)
+{
+    struct emit *e = &tr->e;
+    const struct operand *o = &tr->operand;
+    if (o->base < 0) {
+        e8(e, (reg & 7) << 3 | (SCRATCH & 7));
+        return;
+    }
+    u8 mod = o->disp == (s8)o->disp ? 1 : 2;
+    e8(e, mod << 6 | (reg & 7) << 3 | 4), e8(e, (SCRATCH & 7) << 3 | (o->base & 7));
+    if (mod == 1)
+        e8(e, (u8)o->disp);
+    else
+        e32(e, (u32)o->disp);
+}
+
+static u8 operand_rex(const struct translation *tr)
+{
+    return tr->operand.base < 0 ? 1 : 2 | (u8)(tr->operand.base >> 3);          /* X: r14 is the index; B */
+}
+
+void tr_operand(struct translation *tr, unsigned width, u8 opcode, unsigned reg)
+{
+    e8(&tr->e, 0x40 | (width == 8) << 3 | (reg >> 3) << 2 | operand_rex(tr)), e8(&tr->e, opcode);
+    operand(tr, reg);
 }
 
 struct shape {
@@ -61,6 +90,8 @@ struct shape {
 static bool shape_of(const struct translation *tr, struct shape *s)
 {
     const struct x86_insn *i = tr->i;
+    if (i->mode != 64 && i->prefixes & X86_VEX && i->rex & 8)
+        return false;                   /* VEX.W, which 32-bit code ignores */
     const struct x86_form *f = &x86_forms[i->form];
     *s = (struct shape){ .guest = { -1, -1, -1, -1, -1 }, .mem = x86_has_mem(i), .modrm = x86_form_has_modrm(f) };
     bool rex = i->rex != 0 || s->mem;
@@ -127,7 +158,7 @@ static void scan(const struct translation *tr, struct shape *s, unsigned *opcode
         for (;; at++) {
             u8 p = b[at];
             if (!(p == 0x66 || p == 0x67 || p == 0xf0 || p == 0xf2 || p == 0xf3 || p == 0x26 || p == 0x2e || p == 0x36 || p == 0x3e ||
-                  p == 0x64 || p == 0x65 || (p & 0xf0) == 0x40))
+                  p == 0x64 || p == 0x65 || ((p & 0xf0) == 0x40 && i->mode == 64)))
                 break;
         }
         if (b[at] == 0x0f)
@@ -147,10 +178,15 @@ static void scan(const struct translation *tr, struct shape *s, unsigned *opcode
     s->tail_at = (u8)at;
 }
 
-/* mov al/eax/rax, moffs and back have no modrm: they become the forms that have one. */
+/* 32-bit code's inc and dec, opcodes 40-4f: they become ff /0 and ff /1. */
+static bool is_short_inc(const struct x86_insn *i) { return i->mode != 64 && x86_forms[i->form].map == X86_MAP_1 && (i->opcode & 0xf0) == 0x40; }
+
+/* mov al/eax/rax, moffs and back have no modrm: they become the forms that have one. Opcode 82 is 80. */
 static u8 opcode_of(const struct x86_insn *i, const struct shape *s)
 {
     static const u8 moffs[4] = { 0x8a, 0x8b, 0x88, 0x89 };
+    if (i->mode != 64 && i->opcode == 0x82 && x86_forms[i->form].map == X86_MAP_1)
+        return 0x80;
     return s->mem && !s->modrm ? moffs[i->opcode & 3] : i->opcode;
 }
 
@@ -163,6 +199,8 @@ void tr_encode(struct translation *tr)
     unsigned opcode_at;
     shape_of(tr, &s);
     scan(tr, &s, &opcode_at);
+    if (s.nr_slotted)
+        carry_end(tr);
     for (unsigned k = 0; k < s.nr_slotted; k++)
         e_load(e, k ? SCRATCH : SCRATCH2, GS(hi) + 8 * (u32)(s.slotted[k] - R_13));
 
@@ -184,7 +222,8 @@ void tr_encode(struct translation *tr)
         unsigned vvvv = s.guest[IN_VVVV] >= 0 ? (unsigned)s.host[IN_VVVV] : 0;
         static const u8 pp[] = { [PFX_NP] = 0, [PFX_66] = 1, [PFX_F3] = 2, [PFX_F2] = 3 };
         e8(e, 0xc4);
-        e8(e, (reg < 8) << 7 | 1 << 6 | (rm < 8) << 5 | (f->map == X86_MAP_VEX0F38 ? 2 : 3));
+        u8 xb = s.mem ? operand_rex(tr) : rm >> 3;
+        e8(e, (reg < 8) << 7 | !(xb & 2) << 6 | !(xb & 1) << 5 | (f->map == X86_MAP_VEX0F38 ? 2 : 3));
         e8(e, (i->rex >> 3 & 1) << 7 | (~vvvv & 15) << 3 | pp[f->prefix]);
         e8(e, i->opcode);
     } else {
@@ -194,17 +233,22 @@ void tr_encode(struct translation *tr)
             e8(e, 0x66);
         if (f->prefix == PFX_F3 || f->prefix == PFX_F2 || f->prefix == PFX_66F2)
             e8(e, f->prefix == PFX_F3 ? 0xf3 : 0xf2);
-        u8 rex = 0x40 | (i->rex & 8) | (reg >> 3) << 2 | rm >> 3;
+        u8 rex = 0x40 | (i->rex & 8) | (reg >> 3) << 2 | (s.mem ? operand_rex(tr) : rm >> 3);
         if (rex != 0x40 || i->rex)
             e8(e, rex);
         if (f->map != X86_MAP_1)
             e8(e, 0x0f);
         if (f->map == X86_MAP_0F38 || f->map == X86_MAP_0F3A)
             e8(e, f->map == X86_MAP_0F38 ? 0x38 : 0x3a);
-        e8(e, s.guest[IN_OPCODE] >= 0 ? (i->opcode & 0xf8) | (rm & 7) : opcode_of(i, &s));
+        if (is_short_inc(i))
+            modrm = true, reg = i->opcode >> 3 & 1, e8(e, 0xff);
+        else
+            e8(e, s.guest[IN_OPCODE] >= 0 ? (i->opcode & 0xf8) | (rm & 7) : opcode_of(i, &s));
     }
-    if (modrm)
-        e8(e, (s.mem ? 0 : 0xc0) | (reg & 7) << 3 | (rm & 7));
+    if (s.mem)
+        operand(tr, reg);
+    else if (modrm)
+        e8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
     e_bytes(e, tr->bytes + s.tail_at, i->len - s.tail_at);
 
     for (unsigned k = 0; k < s.nr_slotted; k++)

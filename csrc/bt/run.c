@@ -2,8 +2,12 @@
  *
  * Owns: what happens when a block is left. Called by: pv/run.c, bare.c. No locks.
  *
- * bt_run is x86_run's loop, taken from its parts, with a block executed wherever one can be: 64-bit code, nothing in c->slow, no strict accesses, time for
- * all of it. Everything that can raise runs here, on complete state, never inside a block.
+ * bt_run is x86_run's loop, taken from its parts, with a block executed wherever one can be: 64-bit code, or 32-bit code with flat segments, nothing in
+ * c->slow, no strict accesses, time for all of it. Everything that can raise runs here, on complete state, never inside a block.
+ *
+ * A block that needs something calls bt_dispatch (by the routine `leave`, cache.c), which does it and says where to go on, mostly in the same
+ * block: an instruction for the interpreter costs a call with all registers stored and loaded, no fetch and no lookup. What it raises goes past the
+ * routine and its caller by longjmp: nothing is on the host's stack that somebody needs.
  */
 #include <setjmp.h>
 #include <string.h>
@@ -11,21 +15,47 @@
 #include "base/clock.h"
 #include "bt/internal.h"
 #include "machine/frame.h"
+#include "x86/decode.h"
+#include "x86/fpu.h"
+#include "x86/system.h"
 
 #if defined(__x86_64__)
 
 static u64 gs_read(void) { u64 x; __asm__ volatile("rdgsbase %0" : "=r"(x)); return x; }
 static void gs_write(u64 x) { __asm__ volatile("wrgsbase %0" : : "r"(x) : "memory"); }
 
-static u8 context_of(const struct x86_cpu *c)
+/* Data can be read and written anywhere in 4 GiB. */
+static bool no_limit(const struct x86_seg *s)
+{
+    enum { DATA = X86_ATTR_UNUSABLE | X86_SEG_CODE | X86_SEG_EC | X86_SEG_RW };
+    return s->limit == 0xffffffff && (s->attr & DATA) == X86_SEG_RW;
+}
+
+/* Code whose offsets are linear addresses, and that no segment ever stops. */
+static bool is_flat(const struct x86_cpu *c)
+{
+    const struct x86_seg *s = c->seg;
+    return !c->real && !(s[X86_ES].base | s[X86_CS].base | s[X86_SS].base | s[X86_DS].base) && s[X86_CS].limit == 0xffffffff &&
+           s[X86_SS].attr & X86_ATTR_DB && no_limit(&s[X86_ES]) && no_limit(&s[X86_SS]) && no_limit(&s[X86_DS]);
+}
+
+static inline bool can_translate(const struct x86_cpu *c) { return !c->strict && (likely(c->mode == 64) || (c->mode == 32 && is_flat(c))); }
+
+static inline u16 context_of(const struct x86_cpu *c)
 {
     bool sse = !(c->cr0 & (X86_CR0_EM | X86_CR0_TS)) && c->cr4 & X86_CR4_OSFXSR;
     bool masked = (c->fx.mxcsr & 0x1f80) == 0x1f80;
-    return (u8)((c->tlb_set ? CTX_SET : 0) | (c->cpl ? CTX_CPL : 0) | (sse ? CTX_SSE : 0) | (sse && masked ? CTX_FP : 0));
+    u16 context = (u16)((c->tlb_set ? CTX_SET : 0) | (c->cpl ? CTX_CPL : 0) | (sse ? CTX_SSE : 0) | (sse && masked ? CTX_FP : 0));
+    if (!(c->cr0 & (X86_CR0_EM | X86_CR0_TS)) && !(c->fx.fsw & X87_ES) && (c->fx.fcw & X87_FLAGS) == X87_FLAGS)
+        context |= CTX_X87;
+    if (unlikely(c->mode == 32))
+        context |= (u16)(CTX_32 | (no_limit(&c->seg[X86_FS]) ? CTX_FS : 0) | (no_limit(&c->seg[X86_GS]) ? CTX_GS : 0));
+    return context;
 }
 
-/* Where the bytes at rip are: by what the interpreter knows, by the TLB, by a walk. NULL: the interpreter finds out why not. */
-static const u8 *code_at(struct x86_cpu *c, u64 rip)
+/* Where the bytes at rip are: by what the interpreter knows, by the TLB, by a walk; if that faults, so does the guest: it has been counted.
+ * NULL: not canonical, the interpreter's business. */
+static const u8 *code_at(struct x86_cpu *c, u64 rip, bool raise)
 {
     const struct tlb_entry *e = tlb_slot(c->tlb, c->tlb_set, rip);
     if (likely(e->exec_tag == tlb_tag(c->tlb, rip)))
@@ -35,41 +65,51 @@ static const u8 *code_at(struct x86_cpu *c, u64 rip)
     if (off < c->code.len && c->code.tag == c->tlb->generation && c->code.context == context)
         return c->code.host + off;
     struct x86_fault f;
-    bool canonical = (u64)((s64)(rip << 16) >> 16) == rip;
-    const u8 *page = canonical ? c->ops->page(c, rip, MMU_EXEC, &f) : NULL;
+    const u8 *page = va_canonical(rip) ? c->ops->page(c, rip, MMU_EXEC, &f) : NULL;
+    if (unlikely(!page) && raise && va_canonical(rip))
+        x86_raise_page_fault(c, &f);    /* here, as the walk has counted it */
     return page ? page + rip % PAGE_SIZE : NULL;
 }
 
-/* Everything that may have changed outside of translated code, brought up to date. */
-static void settle(struct bt *t)
+/* Everything that may have changed outside of translated code, brought up to date. Stands between every entry into guest mode (hv/native.h), by
+ * whatever way, and translated code: others wait for guest mode to be left, not for this (machine/mmu.h, "Shootdown"; machine/codemap.h). */
+static inline void settle(struct bt *t)
 {
     struct x86_cpu *c = t->cpu;
     if (unlikely(c->features != t->features))
         bt_forget(t);
     bt_look_for_writes(t);
-    if (c->tlb->generation != t->tlb_generation || c->tlb->page_flushes != t->page_flushes)
-        bt_forget_addresses(t);
+    bt_forget_flushed(t);
     t->seg_base[0] = c->lin_base[X86_FS];
     t->seg_base[1] = c->lin_base[X86_GS];
 }
 
-/* Runs translated code at cache offset `code`, k instructions into a block. Returns how it was left, with c complete. */
-static __attribute__((noinline)) const struct bt_exit *execute(struct bt *t, u32 code, s64 k)
+/* An interrupt that waits is nothing to look at while IF is clear: what sets it looks. */
+static inline __attribute__((always_inline)) bool must_look(const struct x86_cpu *c)
+{
+    return c->slow & (c->rflags & X86_IF ? ~0u : ~(u32)X86_SLOW_INTERRUPT) || (c->attention && read_once(*c->attention)) || c->retired >= c->limit;
+}
+
+/* The loop is to look, before the instruction of exit x, which has not happened. */
+static bool must_look_before(const struct bt *t, const struct bt_exit *x)
 {
     struct x86_cpu *c = t->cpu;
-    u64 retired = c->retired, time = c->limit - retired;
-    s64 before = (s64)(time < SLICE ? time : SLICE) - LEFT_BIAS;
-    t->left = before + k;
-    typedef void enter_fn(struct x86_cpu *c, u64 entry);
-    enter_fn *enter = (enter_fn *)(uintptr_t)bt_host_address(t, t->enter);
-    enter(c, bt_host_address(t, code));
+    if (likely(!must_look(c)))
+        return false;
+    if (x->shadow && !(t->sti_flags & X86_IF))
+        c->slow |= X86_SLOW_SHADOW;
+    return true;
+}
 
-    const struct bt_exit *x = &t->exits[t->exit];
-    c->rflags = (c->rflags & ~(u64)X86_ARITH_FLAGS) | (t->flags >> 8 & 0xd5) | (t->flags & 1) << 11;
-    c->retired = retired + (u64)(before - (t->left - x->k));
-    c->r[X86_RIP] = x->kind <= EXIT_NEXT ? x->target : t->block[x->block].va + x->off;
-    t->stats.exits++;
-    return x;
+/* Where translated code goes on: at a host address, k instructions into a block. */
+static inline u64 go(struct bt *t, u64 host, s64 k)
+{
+    struct x86_cpu *c = t->cpu;
+    u64 time = c->limit - c->retired;
+    t->x87_ip = c->fx.fip, t->x87_dp = c->fx.fdp, t->x87_op = c->fx.fop;
+    t->left = (s64)(time < SLICE ? time : SLICE) - LEFT_BIAS + k;
+    t->time = c->retired + (u64)t->left - (u64)k;
+    return host;
 }
 
 /* The block at rip, translated if need be. 0: the interpreter's turn. */
@@ -77,18 +117,18 @@ static u32 block_at_rip(struct bt *t)
 {
     struct x86_cpu *c = t->cpu;
     u64 rip = c->r[X86_RIP];
-    const u8 *host = code_at(c, rip);
+    const u8 *host = c->mode == 64 || rip == (u32)rip ? code_at(c, rip, true) : NULL;
     if (unlikely(!host))
         return 0;
-    u8 context = context_of(c);
+    u16 context = context_of(c);
     u32 b = bt_block_find(t, host, rip, context);
     if (unlikely(!b)) {
         u64 start = t->options & BT_CLOCK ? clock_monotonic_ns() : 0;
-        b = bt_translate(t, host, rip, context);
+        b = bt_translate(t, host, rip, context, false);
         if (start)
             t->stats.translate_ns += clock_monotonic_ns() - start;
         settle(t);                      /* the page may be code only now, and the TLB flushed for it */
-        if (!b || code_at(c, rip) != host)
+        if (!b || code_at(c, rip, false) != host)
             return 0;
     }
     if (!t->block[b].nr || t->block[b].nr > c->limit - c->retired)
@@ -96,102 +136,228 @@ static u32 block_at_rip(struct bt *t)
     unsigned set = context & CTX_SET;
     if (t->jump_context[set] != context) {
         t->jump_context[set] = context;
-        bt_forget_addresses(t);
+        bt_forget_jumps(t);
     }
+    bt_note_code(t, rip);
     if (!(t->options & BT_NO_CHAIN))
         bt_jump_fill(t, set, rip, t->block[b].code);
     return b;
 }
 
-static bool must_look(const struct x86_cpu *c)
+/* Where translated code goes on at rip: by the jump cache, else by the tables. 0: nowhere. All is settled, nothing must be looked at. */
+static u64 next_block(struct bt *t)
 {
-    return c->slow || (c->attention && read_once(*c->attention)) || c->retired >= c->limit;
+    struct x86_cpu *c = t->cpu;
+    if (!can_translate(c))
+        return 0;
+    u16 context = context_of(c);
+    unsigned set = context & CTX_SET;
+    if (!(context & CTX_X87))
+        t->x87_out = 1;
+    if (t->jump_context[set] == context && c->limit - c->retired >= BT_MAX_BLOCK) {
+        u64 host = bt_jump_find(t, set, c->r[X86_RIP]);
+        if (host)
+            return go(t, host, 0);
+    }
+    u32 b = block_at_rip(t);
+    return b ? go(t, bt_host_address(t, t->block[b].code), 0) : 0;
 }
 
-/* The access that x stands for: true if L1 has it now. */
+/* The access that x stands for: true if L1 has it now. A page that the TLB lacks is looked up as the interpreter would, once: it faults here; a
+ * device's page, or code, is for the interpreter. */
 static bool fill(struct bt *t, const struct bt_exit *x)
 {
     struct x86_cpu *c = t->cpu;
+    struct x86_fault f;
     u64 lin = t->lin;
     const struct tlb_entry *e = tlb_slot(c->tlb, c->tlb_set, lin);
-    if (lin % PAGE_SIZE + x->size > PAGE_SIZE || (x->align && lin % 16) || (x->write ? e->write_tag : e->read_tag) != tlb_tag(c->tlb, lin))
+    if (lin % PAGE_SIZE + x->size > PAGE_SIZE || (x->align && lin % 16))
         return false;
+    if ((x->write ? e->write_tag : e->read_tag) != tlb_tag(c->tlb, lin)) {
+        if (!va_canonical(lin) || (x->write && c->ops->store))          /* what faults may be a store that the hook does */
+            return false;
+        f.mmio = false;
+        if (!c->ops->page(c, lin, x->write ? MMU_WRITE : MMU_READ, &f)) {
+            if (!f.mmio)
+                x86_raise_page_fault(c, &f);            /* here, as the walk has counted it */
+            return false;
+        }
+        if ((x->write ? e->write_tag : e->read_tag) != tlb_tag(c->tlb, lin))
+            return false;
+    }
     bt_tlb_fill(t, c->tlb_set, x->write, lin, e->page);
     return true;
 }
 
-/* The interpreter's instruction in the middle of block x->block. True: the block goes on behind it. */
-static bool step_in_block(struct bt *t, const struct bt_exit *x)
+static void exec_gp(struct x86_cpu *c, const struct x86_insn *i) { x86_raise_error(c, X86_GP, 0); }
+
+/* The guest's instruction at rip, which is that of exit n; decoded once. NULL: not to be had. */
+static const struct x86_insn *insn_of(struct bt *t, u32 n)
+{
+    struct bt_exit *x = &t->exits[n];
+    const struct bt_block *b = &t->block[x->block];
+    u32 k = x->insn;
+    if (likely(t->insn_exit[k] == n))
+        return &t->insns[k];
+    k = t->nr_insns++ % NR_INSNS;
+    t->insn_exit[k] = 0;
+    int left = b->low + b->bytes - x->off;
+    if (left <= 0 || x86_decode(&t->insns[k], b->host + x->off, left < 15 ? (unsigned)left : 15, context_mode(b->context), t->features) <= 0)
+        return NULL;
+    if (x86_forms[t->insns[k].form].attr & F_CPL0 && b->context & CTX_CPL)
+        t->insns[k].exec = exec_gp;
+    t->insn_exit[k] = n, x->insn = k;
+    return &t->insns[k];
+}
+
+/* As x86_run_one, without fetching. */
+static void execute(struct x86_cpu *c, const struct x86_insn *i)
+{
+    c->insn = i;
+    c->next_rip = c->r[X86_RIP] + i->len;
+    i->exec(c, i);
+    c->r[X86_RIP] = c->next_rip;
+    c->retired++;
+    if (unlikely(c->slow & X86_SLOW_WROTE))
+        x86_wrote_code(c);
+}
+
+/* The interpreter's turn: one instruction, or all rounds of a repeated one (exec_string.c) that go without a look at anything. */
+static void interpret(struct bt *t)
 {
     struct x86_cpu *c = t->cpu;
-    u64 rip = c->r[X86_RIP], retired = c->retired;
-    u8 context = context_of(c), len;
-    u32 generation = t->stats.flushes ? (u32)t->stats.flushes : 0;
-    x86_run_one(c);
-    t->stats.interpreted++;
-    len = c->insn ? c->insn->len : 0;
-    if (!x->behind || must_look(c) || c->mode != 64 || c->strict || c->r[X86_RIP] != rip + len || c->retired != retired + 1)
-        return false;
-    settle(t);
+    u64 rip = c->r[X86_RIP];
+    do {
+        x86_run_one(c);
+        t->stats.interpreted++;
+    } while (c->r[X86_RIP] == rip && !must_look(c));
+}
+
+/* The instruction of exit n is the interpreter's, and its rounds if it is repeated. Then on: behind it in its block if nothing speaks against it, or in the block that it leads to. */
+static u64 step(struct bt *t, u32 n)
+{
+    struct x86_cpu *c = t->cpu;
+    const struct bt_exit *x = &t->exits[n];
     const struct bt_block *b = &t->block[x->block];
-    return generation == (u32)t->stats.flushes && !b->invalid && context_of(c) == context && c->limit - c->retired >= b->nr &&
-           code_at(c, rip) == b->host + x->off;
+    const struct x86_insn *i = insn_of(t, n);
+    u64 rip = c->r[X86_RIP], flushes = t->stats.flushes, tlb_flushes = t->tlb_flushes + t->page_flushes, lin = t->lin;
+    do {
+        if (likely(i != NULL))
+            execute(c, i);
+        else
+            x86_run_one(c);
+        t->stats.interpreted++;
+        if (must_look(c))
+            return 0;
+        settle(t);
+    } while (unlikely(c->r[X86_RIP] == rip) && i && i->prefixes & (X86_REP | X86_REPNE) && flushes == t->stats.flushes && !b->invalid);
+    if (flushes != t->stats.flushes || !x->behind || !i || c->r[X86_RIP] != rip + i->len || b->invalid || !can_translate(c) || context_of(c) != b->context ||
+        c->limit - c->retired < b->nr ||
+        (tlb_flushes != t->tlb_flushes + t->page_flushes && code_at(c, rip, false) != b->host + x->off))
+        return next_block(t);           /* x may be another's after a flush */
+    if (x->kind == EXIT_MISS) {         /* the TLB has it now, but another address may soon have its place */
+        t->lin = lin;
+        (void)fill(t, x);
+    }
+    return go(t, bt_host_address(t, x->behind), x->k + 1);
+}
+
+/* The block at rip, now that all is brought up to date. */
+static u64 settled_block(struct bt *t)
+{
+    settle(t);
+    u32 b = can_translate(t->cpu) ? block_at_rip(t) : 0;
+    return b ? go(t, bt_host_address(t, t->block[b].code), 0) : 0;
+}
+
+/* Block b is a loop, and hot: another one, unrolled, takes its place. */
+static void unroll(struct bt *t, u32 b)
+{
+    const struct bt_block *old = &t->block[b];
+    u64 flushes = t->stats.flushes;
+    u32 new = bt_translate(t, old->host, old->va, old->context, true);
+    if (t->stats.flushes == flushes && new && !old->invalid && t->block[new].nr)
+        bt_block_replace(t, b, new);
+}
+
+/* A direct jump was made for the first time since its target was forgotten. */
+static u64 connect(struct bt *t, u32 n)
+{
+    struct x86_cpu *c = t->cpu;
+    const struct bt_exit x = t->exits[n];
+    u64 flushes = t->stats.flushes;
+    settle(t);
+    u32 b = block_at_rip(t);
+    if (!b)
+        return 0;
+    if (b == x.block && x.kind == EXIT_CHAIN && !t->block[b].unrolled) {
+        if (++t->block[b].rounds < HOT)
+            return go(t, bt_host_address(t, t->block[b].code), 0);
+        t->block[b].unrolled = true;    /* once is enough */
+        unroll(t, b);
+        return settled_block(t);
+    }
+    if (t->stats.flushes == flushes && c->tlb->flushes == t->tlb_flushes && !t->block[x.block].invalid) {
+        if (x.kind == EXIT_CHAIN)
+            bt_cache_patch(t, x.patch, t->block[b].code);
+        else
+            bt_link_fill(t, x.patch, t->block[b].code);
+    }
+    return go(t, bt_host_address(t, t->block[b].code), 0);
+}
+
+u64 bt_dispatch(struct x86_cpu *c)
+{
+    struct bt *t = c->bt;
+    u32 n = t->exit;
+    const struct bt_exit *x = &t->exits[n];
+    c->rflags = (c->rflags & ~(u64)X86_ARITH_FLAGS) | (t->flags >> 8 & 0xd5) | (t->flags & 1) << 11;
+    if (unlikely(!t->x87_out)) {
+        c->fx.fip = t->x87_ip, c->fx.fdp = t->x87_dp, c->fx.fop = t->x87_op;
+        c->fx.mxcsr_mask = MXCSR_VALID;
+    }
+    s64 left = read_once(t->left);
+    left += left < -KICK / 2 ? KICK : 0;
+    c->retired = t->time - (u64)(left - x->k);
+    c->r[X86_RIP] = x->kind <= EXIT_NEXT ? x->target : t->block[x->block].va + x->off;
+    t->stats.exits++;
+    switch (x->kind) {
+    case EXIT_MISS:
+        if (fill(t, x))
+            return bt_host_address(t, x->again);        /* the time goes on as it was */
+        return step(t, n);
+    case EXIT_STEP:
+        return step(t, n);
+    case EXIT_BRANCH:
+        return must_look_before(t, x) ? 0 : step(t, n);
+    case EXIT_TIME:
+        if (must_look_before(t, x))
+            return 0;
+        x86_run_one(c);
+        t->stats.interpreted++;
+        if (must_look(c))
+            return 0;
+        settle(t);
+        return next_block(t);
+    case EXIT_CHAIN: case EXIT_LINK:
+        return must_look(c) ? 0 : connect(t, n);
+    default:
+        bt_jump_forget(t, t->block[x->block].context & CTX_SET, x->target);     /* it may be what led here */
+        return must_look(c) ? 0 : settled_block(t);
+    }
 }
 
 /* Translated code from rip on until something needs the loop. False: there is none; the interpreter's turn. */
 static bool run_blocks(struct bt *t)
 {
-    struct x86_cpu *c = t->cpu;
+    typedef void enter_fn(struct x86_cpu *c, u64 entry);
+    enter_fn *enter = (enter_fn *)(uintptr_t)bt_host_address(t, t->enter);
     settle(t);
-    u32 b = block_at_rip(t);
-    if (!b)
-        return false;
-    u32 code = t->block[b].code;
-    u64 lin;
-    s64 k = 0;
-    for (;;) {
-        const struct bt_exit *x = execute(t, code, k);
-        switch (x->kind) {
-        case EXIT_MISS:
-            if (fill(t, x)) {
-                code = x->again, k = x->k;
-                continue;
-            }
-            /* fall through */
-        case EXIT_STEP:
-            k = x->k + 1;
-            lin = t->lin;
-            if (!step_in_block(t, x))
-                return true;
-            if (x->kind == EXIT_MISS) { /* the TLB has it now, but another address may soon have its place */
-                t->lin = lin;
-                (void)fill(t, x);
-            }
-            code = x->behind;
-            continue;
-        case EXIT_BRANCH: case EXIT_TIME:
-            if (must_look(c))
-                return true;
-            x86_run_one(c);
-            t->stats.interpreted++;
-            return true;
-        case EXIT_CHAIN: case EXIT_LINK: {
-            u64 flushes = t->stats.flushes;
-            if (must_look(c) || !(b = block_at_rip(t)))
-                return true;
-            if (t->stats.flushes == flushes && c->tlb->generation == t->tlb_generation && !t->block[x->block].invalid) {
-                if (x->kind == EXIT_CHAIN)
-                    bt_cache_patch(t, x->patch, t->block[b].code);
-                else
-                    bt_link_fill(t, x->patch, t->block[b].code);
-            }
-            code = t->block[b].code, k = 0;
-            continue;
-        }
-        default:
-            return true;
-        }
-    }
+    t->x87_out = 1;
+    u64 host = next_block(t);
+    if (host)
+        enter(t->cpu, host);
+    return host != 0;
 }
 
 static __attribute__((noinline)) enum x86_exit loop(struct bt *t)
@@ -204,12 +370,11 @@ static __attribute__((noinline)) enum x86_exit loop(struct bt *t)
                 return exit;
             continue;
         }
-        if (c->mode == 64 && !c->strict && run_blocks(t))
+        if (run_blocks(t))
             continue;
         if (must_look(c))
             continue;
-        x86_run_one(c);
-        t->stats.interpreted++;
+        interpret(t);
     }
 }
 

@@ -2,8 +2,9 @@
  *
  * Owns: which ops are translated, and how (RULES). Called by: run.c. An op that has no rule is the interpreter's (EXIT_STEP), and costs nothing but time.
  *
- * A block: instructions of one page up to a branch, conditional ones forward excepted, at most BT_MAX_BLOCK, with the time they take subtracted before the
- * last changes anything or, where the last is no branch, behind it. Then its ways out, then cold code.
+ * A block: instructions of one page in the order in which they will probably be executed (decode_block), at most BT_MAX_BLOCK, with the time they take
+ * subtracted before the last changes anything or, where the last is no branch, behind it. Then its ways out, then cold code. A block that has led to itself
+ * HOT times is made again, unrolled (run.c).
  */
 #include "bt/translate.h"
 #include "machine/frame.h"
@@ -25,6 +26,7 @@ enum rule {
     MOVE,                       /* memory as first operand: written; else read */
     BITS,                       /* as MODIFY, but a bit number in a register reaches beyond the operand */
     LEA, PUSH, POP, LEAVE, JMP, JCC, CALL, RET, LOOP, JCXZ, DIV,
+    SYSTEM,                     /* system.c */
     FP = 0x40, SSE = 0x80,      /* flags: uses xmm registers; computes in floating point (MXCSR) */
     RULE = 0x3f,
 };
@@ -42,9 +44,13 @@ static const struct { const struct x86_op *op; u8 rule; } RULES[] = {
     OP(mov, MOVE), OP(movbe, MOVE), OP(setcc, MOVE), OP(bswap, READ), OP(cbw, SAME), OP(cwd, SAME), OP(sahf, SAME), OP(lahf, SAME),
     OP(cmc, SAME), OP(clc, SAME), OP(stc, SAME), OP(nop, NOTHING), OP(lea, LEA), OP(push, PUSH), OP(pop, POP), OP(leave, LEAVE),
     OP(jmp, JMP), OP(jcc, JCC), OP(call, CALL), OP(ret, RET), OP(div, DIV), OP(idiv, DIV), OP(loop, LOOP), OP(jcxz, JCXZ),
+    OP(cli, SYSTEM), OP(sti, SYSTEM), OP(cld, SYSTEM), OP(std, SYSTEM), OP(pushf, SYSTEM), OP(popf, SYSTEM), OP(mov_cr, SYSTEM),
+    OP(mov_from_seg, SYSTEM), OP(push_seg, SYSTEM), OP(sldt, SYSTEM), OP(str, SYSTEM), OP(smsw, SYSTEM), OP(swapgs, SYSTEM),
     OP(mova, MOVE | SSE), OP(movu, MOVE | SSE), OP(movscalar, MOVE | SSE), OP(movq, MOVE | SSE), OP(movd, MOVE | SSE), OP(movl, MOVE | SSE),
     OP(movh, MOVE | SSE), OP(pextr, MOVE | SSE), OP(pinsr, READ | SSE), OP(sse, READ | SSE), OP(sse_imm, READ | SSE), OP(sse_shift, READ | SSE),
     OP(sse_dqshift, READ | SSE), OP(insertps, READ | SSE), OP(blendv, READ | SSE), OP(pcmpstr, READ | SSE),
+    OP(x87, READ), OP(x87_load, READ), OP(x87_store, MOVE), OP(fnstcw, MOVE), OP(fnstsw, MOVE), OP(fnclex, READ),
+    OP(mmx, READ), OP(mmx_imm, READ), OP(mmx_shift, READ), OP(mmx_gpr, READ), OP(mmx_movq, MOVE), OP(emms, READ),
     OP(sse_fp, READ | SSE | FP), OP(sse_fp_imm, READ | SSE | FP), OP(sse_flags, READ | SSE | FP), OP(sse_gpr, READ | SSE | FP),
 #undef OP
 };
@@ -60,14 +66,15 @@ void bt_rules(struct bt *t)
 u32 tr_exit(struct translation *tr, enum bt_exit_kind kind, u64 target)
 {
     u32 n = tr->t->nr_exits++;
-    tr->t->exits[n] = (struct bt_exit){ .kind = kind, .k = tr->k, .block = tr->b, .off = tr->off, .target = target, .again = tr->again };
+    tr->t->exits[n] = (struct bt_exit){ .kind = kind, .k = tr->k, .block = tr->b, .off = tr->off, .target = target, .again = tr->again,
+                                        .shadow = tr->shadow && (kind == EXIT_TIME || kind == EXIT_BRANCH) };
     return n;
 }
 
 struct cold *tr_cold(struct translation *tr, enum cold_kind kind, u32 from, u32 exit)
 {
     struct cold *c = &tr->cold[tr->nr_cold++];
-    *c = (struct cold){ .kind = kind, .from = from, .exit = exit };
+    *c = (struct cold){ .kind = kind, .from = from, .exit = exit, .off = tr->off, .again = tr->again, .k = tr->k, .shadow = tr->shadow };
     return c;
 }
 
@@ -85,6 +92,22 @@ static const struct x86_operand *mem_operand(const struct x86_insn *i, unsigned 
 
 static bool canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
 static u64 branch_target(const struct translation *tr) { return tr->va + tr->off + tr->i->len + tr->i->imm; }
+/* False: #GP(0), or in 32-bit code an address that has to be cut. */
+static bool target_is_plain(const struct translation *tr)
+{
+    u64 target = branch_target(tr);
+    return tr->context & CTX_32 ? target == (u32)target : canonical(target);
+}
+
+/* In 32-bit code: the memory operand is one of the segments that the context says can be used, by a 32-bit address. */
+static bool operand_is_flat(const struct translation *tr)
+{
+    const struct x86_insn *i = tr->i;
+    if (!(tr->context & CTX_32) || !x86_has_mem(i))
+        return true;
+    return i->addr_mask == 0xffffffff && i->mem_seg != X86_CS && (i->mem_seg != X86_FS || tr->context & CTX_FS) &&
+           (i->mem_seg != X86_GS || tr->context & CTX_GS);
+}
 static bool is_rel(const struct x86_insn *i) { return i->op[0].kind == X86_REL; }
 
 /* The rule for an instruction as it stands here; STEP where the op's does not cover it. */
@@ -95,7 +118,12 @@ static enum rule rule_of(const struct translation *tr)
     enum rule rule = r & RULE;
     unsigned k = 0;
     const struct x86_operand *mem = mem_operand(i, &k);
+    unsigned width = tr_width(tr);
     if ((r & SSE && !(tr->context & CTX_SSE)) || (r & FP && !(tr->context & CTX_FP)))
+        return STEP;
+    if (rule != NOTHING && !operand_is_flat(tr))
+        return STEP;
+    if (uses_x87(i) && !(tr->context & CTX_X87))
         return STEP;
     switch (rule) {
     case STEP: case NOTHING: case SAME:
@@ -103,21 +131,25 @@ static enum rule rule_of(const struct translation *tr)
     case BITS: case MODIFY: case READ: case MOVE:
         if (rule == BITS && mem && i->op[1].kind != X86_IMM)
             return STEP;
+        if (i->size == 2 && (x86_forms[i->form].op == &x86_op_shld || x86_forms[i->form].op == &x86_op_shrd))
+            return STEP;                /* by more than 16: CPUs differ */
         if (mem && (!mem->size || mem->size > 16 || mem->size & (mem->size - 1)))
             return STEP;
         return tr_can_encode(tr) ? rule : STEP;
+    case SYSTEM:
+        return tr_system_rule(tr) ? rule : STEP;
     case LEA:
         return i->size >= 4 ? rule : STEP;
     case PUSH: case LEAVE:
-        return i->size == 8 ? rule : STEP;
+        return i->size == width ? rule : STEP;
     case POP:
-        return i->size == 8 && !mem ? rule : STEP;
-    case JMP: case CALL: case JCC:
-        return is_rel(i) && !canonical(branch_target(tr)) ? STEP : rule;
+        return i->size == width && !mem ? rule : STEP;
+    case JMP: case CALL: case JCC: case RET:
+        return i->size != width || (is_rel(i) && !target_is_plain(tr)) ? STEP : rule;
     case DIV:                           /* of registers that stay, with what compilers put into rdx */
         return i->op[0].kind == X86_REG && i->size >= 4 && i->op[0].reg / 8 < R_13 && i->op[0].reg / 8 != R_SP ? rule : STEP;
     case LOOP: case JCXZ:
-        return i->addr_mask == ~0ul && canonical(branch_target(tr)) ? rule : STEP;
+        return i->size == width && i->addr_mask >> (8 * width - 1) == 1 && target_is_plain(tr) ? rule : STEP;
     default:
         return rule;
     }
@@ -158,6 +190,7 @@ static void take_time(struct translation *tr, unsigned n)
         u32 late = e_jcc_later(e, 8);                                   /* js */
         tr_cold(tr, COLD_EXIT, late, tr_exit(tr, EXIT_TIME, 0))->flags = tr->flags;
     } else {
+        carry_end(tr);
         e_mov(e, SCRATCH2, R_CX);
         e_load(e, R_CX, GS(left));
         e_lea(e, true, R_CX, R_CX, NO_INDEX, 0, -(s32)n);
@@ -176,8 +209,8 @@ void tr_side_code(struct translation *tr, const struct cold *c)
 {
     u64 target = c->target;
     unsigned n = c->slot;
-    tr->flags = c->flags, tr->lost = tr->keep = false;
-    tr->off = (u32)(target - tr->va);   /* where a lack of time is noticed: behind the branch */
+    tr->flags = c->flags, tr->lost = tr->keep = tr->shadow = false;
+    tr->off = (s32)(target - tr->va);   /* where a lack of time is noticed: behind the branch */
     tr->k = (s8)n;
     take_time(tr, n);
     flags_restore(tr);
@@ -189,6 +222,7 @@ static void look_up(struct translation *tr)
 {
     struct emit *e = &tr->e;
     u32 negated = GS(jump_negated) + tr->set * JUMPS * 8, host = GS(jump_host) + tr->set * JUMPS * 8;
+    carry_end(tr);
     if (flags_may_go(tr)) {
         e_pext(e, false, SCRATCH2, SCRATCH, GS(mask_jump));
         e8(e, 0x65), e8(e, 0x4e), e8(e, 0x03), e8(e, 0x34), e8(e, 0xfd), e32(e, negated);       /* add r14, [gs:r15*8 + negated] */
@@ -213,24 +247,109 @@ static void look_up(struct translation *tr)
 }
 
 static void jump_to_scratch(struct emit *e) { e8(e, 0x41), e8(e, 0xff), e8(e, 0xe6); }          /* jmp r14 */
-static void load_at_scratch(struct emit *e, unsigned reg)                                       /* mov reg, [r14] */
+void tr_load(struct translation *tr, unsigned width, unsigned reg) { tr_operand(tr, width, 0x8b, reg); }
+void tr_store(struct translation *tr, unsigned width, unsigned reg) { tr_operand(tr, width, 0x89, reg); }
+static void store_operand_imm(struct translation *tr, u64 imm)
 {
-    e8(e, 0x49 | (reg >> 3) << 2), e8(e, 0x8b), e8(e, (reg & 7) << 3 | (SCRATCH & 7));
+    unsigned width = tr_width(tr);
+    if (width == 4 || imm == (u64)(s64)(s32)imm) {
+        tr_operand(tr, width, 0xc7, 0), e32(&tr->e, (u32)imm);
+    } else {
+        carry_end(tr);
+        e_mov_imm(&tr->e, SCRATCH2, imm);
+        tr_store(tr, 8, SCRATCH2);
+    }
 }
-static void store_at_scratch(struct emit *e, unsigned reg)
+static void move_sp(struct translation *tr, s32 by) { e_lea(&tr->e, tr_width(tr) == 8, GUEST_SP, GUEST_SP, NO_INDEX, 0, by); }
+/* dst := an address that is in a register. */
+static void address_from(struct translation *tr, unsigned dst, unsigned from)
 {
-    e8(e, 0x49 | (reg >> 3) << 2), e8(e, 0x89), e8(e, (reg & 7) << 3 | (SCRATCH & 7));
+    if (tr_width(tr) == 8)
+        e_mov(&tr->e, dst, from);
+    else
+        e_lea(&tr->e, false, dst, (int)from, NO_INDEX, 0, 0);
 }
-static void move_sp(struct emit *e, s32 by) { e_lea(e, true, GUEST_SP, GUEST_SP, NO_INDEX, 0, by); }
 
-/* r14 := host address of the 8 bytes that a push writes. */
-static void push_address(struct translation *tr)
-{
-    e_lea(&tr->e, true, SCRATCH, GUEST_SP, NO_INDEX, 0, -8);
-    tr_access(tr, 8, true, false, SLOT_STACK);
-}
+void tr_push_address(struct translation *tr) { tr_access_at(tr, R_SP, -(s32)tr_width(tr), true); }
 
 /* ---- instructions ------------------------------------------------------------------------------------------------ */
+
+static bool op_aligned(const struct x86_op *op, unsigned size)
+{
+    return size == 16 && op != &x86_op_movu && op != &x86_op_insertps && op != &x86_op_pcmpstr;
+}
+
+/* Operand k, in memory, is written. */
+static bool is_store(const struct x86_insn *i, enum rule rule, unsigned k)
+{
+    const struct x86_op *op = x86_forms[i->form].op;
+    return (k == 0 && (rule == MODIFY || rule == MOVE || (rule == BITS && op != &x86_op_bt))) ||
+           (rule == MODIFY && (op == &x86_op_xchg || op == &x86_op_xadd || op == &x86_op_cmpxchg));
+}
+
+static bool moves(unsigned n) { return n >= R_13 && n <= R_15; }
+
+bool tr_near(struct translation *tr, const struct x86_insn *i, struct near *n)
+{
+    const struct x86_insn *own = tr->i;
+    bool wide = i->addr_mask == ~0ul && i->base < R_13;
+    tr->i = i;
+    enum rule rule = rule_of(tr);
+    tr->i = own;
+    *n = (struct near){ .base = R_SP, .branch = rule == JCC };
+    for (unsigned k = 0; k < i->nr_ops; k++)
+        if (i->op[k].kind == X86_REG && moves(i->op[k].reg / 8))
+            return false;
+    switch (rule) {
+    case NOTHING: case SAME: case JCC:
+        return true;
+    case LEA:
+        return wide && !moves(i->index);
+    case PUSH: case CALL:
+        n->access = n->write = true, n->disp = -(s64)tr_width(tr);
+        return i->op[0].kind != X86_MEM;
+    case POP: case RET:
+        n->access = true;
+        return rule == RET || i->op[0].reg / 8 != R_SP;
+    case MODIFY: case READ: case MOVE: case BITS: {
+        unsigned k = 0;
+        const struct x86_operand *mem = mem_operand(i, &k);
+        if (!mem)
+            return true;
+        *n = (struct near){ true, is_store(i, rule, k), false, i->base, i->disp };
+        return wide && i->index == X86_ZERO && i->mem_seg != X86_FS && i->mem_seg != X86_GS && !op_aligned(x86_forms[i->form].op, mem->size);
+    }
+    default:
+        return false;
+    }
+}
+
+/* Loads the guest's x87 registers unless that has been done. */
+static void x87_begin(struct translation *tr)
+{
+    struct emit *e = &tr->e;
+    if (tr->x87)
+        return;
+    carry_end(tr);
+    e_mov(e, SCRATCH2, R_CX);
+    e_load(e, R_CX, GS(x87_out));
+    u32 live = e_jrcxz(e);
+    e_call(e, tr->t->x87_in);
+    e_here(e, live);
+    e_mov(e, R_CX, SCRATCH2);
+    tr->x87 = true;
+}
+
+/* FIP is that of the last instruction that is no control instruction. */
+static void x87_end(struct translation *tr)
+{
+    const struct x86_op *op = x86_forms[tr->i->form].op;
+    if (op != &x86_op_x87 && op != &x86_op_x87_load && op != &x86_op_x87_store)
+        return;
+    carry_end(tr);
+    e_mov_imm(&tr->e, SCRATCH2, tr->va + tr->off);
+    e_store(&tr->e, SCRATCH2, GS(x87_ip));
+}
 
 static enum bt_treatment plain(struct translation *tr, enum rule rule)
 {
@@ -238,16 +357,15 @@ static enum bt_treatment plain(struct translation *tr, enum rule rule)
     unsigned k = 0;
     const struct x86_operand *mem = mem_operand(i, &k);
     u32 before = tr->e.at;
+    if (uses_x87(i))
+        x87_begin(tr);
     if (mem) {
         const struct x86_op *op = x86_forms[i->form].op;
-        bool aligned = mem->size == 16 && op != &x86_op_movu && op != &x86_op_insertps && op != &x86_op_pcmpstr;
-        bool write = k == 0 && (rule == MODIFY || rule == MOVE || (rule == BITS && op != &x86_op_bt));
-        if (rule == MODIFY && (op == &x86_op_xchg || op == &x86_op_xadd || op == &x86_op_cmpxchg))
-            write = true;
-        tr_address(tr, true);
-        tr_access(tr, mem->size, write, aligned, tr_slot(tr));
+        tr_access(tr, mem->size, is_store(i, rule, k), op_aligned(op, mem->size));
     }
     tr_encode(tr);
+    if (uses_x87(i))
+        x87_end(tr);
     return !mem && tr->e.at - before == i->len && !memcmp(tr->e.p - i->len, tr->bytes, i->len) ? BT_COPIED : BT_REWRITTEN;
 }
 
@@ -256,11 +374,11 @@ static void lea(struct translation *tr)
     const struct x86_insn *i = tr->i;
     struct emit *e = &tr->e;
     unsigned dst = i->op[0].reg / 8;
-    if (i->addr_mask == ~0ul && dst < R_13 && i->base < R_13 && (i->index < R_13 || i->index == X86_ZERO)) {
+    if ((i->addr_mask == ~0ul || (i->addr_mask == 0xffffffff && i->size == 4)) && dst < R_13 && i->base < R_13 && (i->index < R_13 || i->index == X86_ZERO)) {
         e_lea(e, i->size == 8, tr_get(tr, dst, 0), (int)tr_get(tr, i->base, 0), i->index == X86_ZERO ? NO_INDEX : (int)i->index, i->scale, (s32)i->disp);
         return;
     }
-    tr_address(tr, false);
+    tr_address(tr, false);              /* ends what was carried */
     if (i->size == 4)
         e_lea(e, false, SCRATCH, SCRATCH, NO_INDEX, 0, 0);
     tr_set(tr, dst, SCRATCH);
@@ -270,43 +388,52 @@ static void push(struct translation *tr)
 {
     const struct x86_insn *i = tr->i;
     struct emit *e = &tr->e;
+    unsigned width = tr_width(tr);
     if (i->op[0].kind == X86_MEM) {
-        tr_address(tr, true);
-        tr_access(tr, 8, false, false, tr_slot(tr));
-        load_at_scratch(e, SCRATCH2);
+        tr_access(tr, width, false, false);
+        tr_load(tr, width, SCRATCH2);
         e_store(e, SCRATCH2, GS(entry));        /* tmp, tmp2 are L1's */
-        push_address(tr);
+        unsigned rest = tr->nr_rest;
+        carry_end(tr);
+        tr->nr_rest = 0;                /* no run begins here: r15, which would carry it, holds the value */
+        tr_push_address(tr);
+        tr->nr_rest = rest;
         e_load(e, SCRATCH2, GS(entry));
-        store_at_scratch(e, SCRATCH2);
+        tr_store(tr, width, SCRATCH2);
+        carry_end(tr);
     } else {
-        push_address(tr);
-        if (i->op[0].kind == X86_IMM) {
-            e_mov_imm(e, SCRATCH2, i->imm);
-            store_at_scratch(e, SCRATCH2);
-        } else {
-            store_at_scratch(e, tr_get(tr, i->op[0].reg / 8, SCRATCH2));
-        }
+        tr_push_address(tr);
+        if (i->op[0].kind == X86_IMM)
+            store_operand_imm(tr, i->imm);
+        else
+            tr_store(tr, width, tr_get(tr, i->op[0].reg / 8, SCRATCH2));
     }
-    move_sp(e, -8);
+    move_sp(tr, -(s32)width);
 }
 
 static void pop(struct translation *tr, unsigned dst)
 {
-    struct emit *e = &tr->e;
-    e_mov(e, SCRATCH, GUEST_SP);
-    tr_access(tr, 8, false, false, SLOT_STACK);
-    load_at_scratch(e, SCRATCH2);
-    move_sp(e, 8);
+    unsigned width = tr_width(tr);
+    tr_access_at(tr, R_SP, 0, false);
+    if (dst < R_13 && dst != R_SP) {
+        tr_load(tr, width, dst);
+        move_sp(tr, (s32)width);
+        return;
+    }
+    carry_end(tr);
+    tr_load(tr, width, SCRATCH2);
+    move_sp(tr, (s32)width);
     tr_set(tr, dst, SCRATCH2);
 }
 
 static void leave(struct translation *tr)
 {
     struct emit *e = &tr->e;
-    e_mov(e, SCRATCH, R_BP);
-    tr_access(tr, 8, false, false, SLOT_STACK);
-    load_at_scratch(e, SCRATCH2);
-    e_lea(e, true, GUEST_SP, R_BP, NO_INDEX, 0, 8);
+    unsigned width = tr_width(tr);
+    tr_access_at(tr, R_BP, 0, false);
+    tr_load(tr, width, SCRATCH2);
+    carry_end(tr);
+    e_lea(e, width == 8, GUEST_SP, R_BP, NO_INDEX, 0, (s32)width);
     e_mov(e, R_BP, SCRATCH2);
 }
 
@@ -334,6 +461,7 @@ static void divide(struct translation *tr)
     struct emit *e = &tr->e;
     unsigned divisor = i->op[0].reg / 8;
     bool is_signed = (i->modrm >> 3 & 7) == 7;
+    carry_end(tr);
     e_mov(e, SCRATCH2, R_CX);
     mov_rcx(e, i->size, divisor);
     step_if_zero(tr, true);
@@ -355,24 +483,57 @@ static void indirect_target(struct translation *tr)
 {
     const struct x86_insn *i = tr->i;
     if (i->op[0].kind == X86_MEM) {
-        tr_address(tr, true);
-        tr_access(tr, 8, false, false, tr_slot(tr));
-        load_at_scratch(&tr->e, SCRATCH);
+        tr_access(tr, tr_width(tr), false, false);
+        tr_load(tr, tr_width(tr), SCRATCH);
     } else {
         unsigned r = tr_get(tr, i->op[0].reg / 8, SCRATCH);
         if (r != SCRATCH)
-            e_mov(&tr->e, SCRATCH, r);
+            address_from(tr, SCRATCH, r);
     }
 }
 
 static void push_return_address(struct translation *tr)
 {
-    push_address(tr);
-    e_mov_imm(&tr->e, SCRATCH2, tr->va + tr->off + tr->i->len);
-    store_at_scratch(&tr->e, SCRATCH2);
+    unsigned width = tr_width(tr);
+    u64 next = tr->va + tr->off + tr->i->len;
+    tr_push_address(tr);
+    store_operand_imm(tr, width == 8 ? next : (u32)next);
     flags_restore(tr);                  /* they may be those of an addition to rsp */
-    move_sp(&tr->e, -8);
+    move_sp(tr, -(s32)width);
     tr->flags = (struct recipe){ .kind = FLAGS_ONLY_HERE };
+}
+
+/* The host's frame for a call. */
+static void push_frame(struct translation *tr)
+{
+    u64 next = tr->va + tr->off + tr->i->len;
+    if (next == (u64)(s64)(s32)next) {
+        e8(&tr->e, 0x68), e32(&tr->e, (u32)next);                       /* push next */
+    } else {
+        e_mov_imm(&tr->e, SCRATCH2, next);
+        e8(&tr->e, 0x41), e8(&tr->e, 0x57);                             /* push r15 */
+    }
+}
+
+/* Behind the host's call: where the guest goes on when it has returned. */
+static void land(struct translation *tr)
+{
+    e_bytes(&tr->e, (const u8[]){ 0x48, 0x8d, 0x64, 0x24, 0x08 }, 5);   /* lea rsp, [rsp + 8] */
+    go_to(tr, e_jmp_later(&tr->e), tr->va + tr->off + tr->i->len);
+}
+
+/* A return to r14, which is not where the last call came from: its frame is dropped, if there is one. */
+void tr_return_code(struct translation *tr, const struct cold *c)
+{
+    struct emit *e = &tr->e;
+    tr->off = c->off, tr->k = c->k, tr->again = c->again, tr->shadow = c->shadow;
+    tr->flags = c->flags, tr->keep = false, tr->lost = true;
+    e_gs(e, true, 0x3b, R_SP, GS(bottom));                              /* cmp rsp, [bottom] */
+    e8(e, 0x0f), e8(e, 0x84), e32(e, 5);                                /* je */
+    e_bytes(e, (const u8[]){ 0x48, 0x8d, 0x64, 0x24, 0x10 }, 5);        /* lea rsp, [rsp + 16] */
+    look_up(tr);
+    move_sp(tr, c->disp);
+    jump_to_scratch(e);
 }
 
 static void branch(struct translation *tr, enum rule rule, unsigned n)
@@ -390,9 +551,9 @@ static void branch(struct translation *tr, enum rule rule, unsigned n)
     case JCXZ: case LOOP:
         flags_restore(tr);
         if (rule == LOOP)
-            e_lea(e, true, R_CX, R_CX, NO_INDEX, 0, -1);
+            e_lea(e, tr_width(tr) == 8, R_CX, R_CX, NO_INDEX, 0, -1);
         {
-            u32 zero = e_jrcxz(e);
+            u32 zero = tr_width(tr) == 8 ? e_jrcxz(e) : e_jecxz(e);
             go_to(tr, e_jmp_later(e), rule == LOOP ? branch_target(tr) : next);
             e_here(e, zero);
             go_to(tr, e_jmp_later(e), rule == LOOP ? next : branch_target(tr));
@@ -400,8 +561,13 @@ static void branch(struct translation *tr, enum rule rule, unsigned n)
         return;
     case JMP: case CALL:
         if (is_rel(i)) {
-            if (rule == CALL)
+            if (rule == CALL) {
                 push_return_address(tr);
+                push_frame(tr);
+                go_to(tr, e_call_later(e), branch_target(tr));
+                land(tr);
+                return;
+            }
             flags_restore(tr);
             go_to(tr, e_jmp_later(e), branch_target(tr));
             return;
@@ -411,17 +577,28 @@ static void branch(struct translation *tr, enum rule rule, unsigned n)
         if (rule == CALL) {
             e_store(e, SCRATCH, GS(entry));
             push_return_address(tr);
-            e_jmp_gs(e, GS(entry));
+            push_frame(tr);
+            e_call_gs(e, GS(entry));
+            land(tr);
         } else {
             jump_to_scratch(e);
         }
         return;
     default:
-        e_mov(e, SCRATCH, GUEST_SP);
-        tr_access(tr, 8, false, false, SLOT_STACK);
-        load_at_scratch(e, SCRATCH);
+        tr_access_at(tr, R_SP, 0, false);
+        tr_load(tr, tr_width(tr), SCRATCH);
+        if (flags_may_go(tr)) {
+            e_bytes(e, (const u8[]){ 0x4c, 0x3b, 0x74, 0x24, 0x08 }, 5);        /* cmp r14, [rsp + 8] */
+            tr->lost = true;
+            struct cold *c = tr_cold(tr, COLD_RETURN, e_jcc_later(e, 5), 0);
+            c->flags = tr->flags, c->disp = (s32)tr_width(tr) + (s32)(i->imm & 0xffff);
+            flags_restore(tr);
+            move_sp(tr, c->disp);
+            e8(e, 0xc3);
+            return;
+        }
         look_up(tr);
-        move_sp(e, 8 + (s32)(i->imm & 0xffff));
+        move_sp(tr, (s32)tr_width(tr) + (s32)(i->imm & 0xffff));
         jump_to_scratch(e);
     }
 }
@@ -436,6 +613,11 @@ static enum bt_treatment instruction(struct translation *tr, unsigned n, bool *e
     case STEP:
         *ended = x86_forms[i->form].attr & F_BRANCH;
         leave_at(tr, e_jmp_later(e), *ended ? EXIT_BRANCH : EXIT_STEP, 0);
+        if (tr_switches_level(tr)) {
+            struct cold *c = &tr->cold[tr->nr_cold - 1];
+            c->switches_level = true;
+            tr->t->exits[c->exit].size = x86_forms[i->form].op == &x86_op_sysret;
+        }
         return BT_CALLED_OUT;
     case NOTHING:
         if (i->opcode == 0xae)          /* fences */
@@ -454,6 +636,7 @@ static enum bt_treatment instruction(struct translation *tr, unsigned n, bool *e
     case PUSH: push(tr); return BT_REWRITTEN;
     case POP: pop(tr, i->op[0].reg / 8); return BT_REWRITTEN;
     case LEAVE: leave(tr); return BT_REWRITTEN;
+    case SYSTEM: tr_system(tr); return BT_INLINE;
     default:
         *ended = true;
         branch(tr, rule, n);
@@ -463,79 +646,132 @@ static enum bt_treatment instruction(struct translation *tr, unsigned n, bool *e
 
 /* ---- blocks ------------------------------------------------------------------------------------------------------ */
 
-enum { COPY = BT_MAX_BLOCK * 15 + 15 };
+enum { FOLLOW = 512 };           /* bytes that a jump may skip and still be followed: they become the block's too */
 
-/* Decodes up to a branch. Returns how many instructions; *bytes: how long they are. */
-static unsigned decode_block(const struct bt *t, const u8 *copy, unsigned n, struct x86_insn *i, unsigned *bytes)
+struct route {                  /* the instructions of a block: in the order of execution, as far as that can be foreseen */
+    struct x86_insn i[BT_MAX_BLOCK];
+    s16 off[BT_MAX_BLOCK + 1];  /* where each is; [nr]: where it goes on behind the last */
+    unsigned nr;
+    int low, high;              /* the bytes they are in, from the first one's address */
+};
+
+static bool visits(const struct route *p, s64 off)
 {
-    unsigned nr = 0, at = 0, max = t->options & BT_ONE ? 1 : BT_MAX_BLOCK;
-    while (nr < max) {
-        unsigned left = n - at;
-        int len = left ? x86_decode(&i[nr], copy + at, left < 15 ? left : 15, 64, t->features) : 0;
-        if (len <= 0)
-            break;
-        at += (unsigned)len;
-        const struct x86_insn *last = &i[nr++];
-        bool forward = t->form_rule[last->form] == JCC && (s64)last->imm > 0;
-        if (x86_forms[last->form].attr & F_BRANCH && !forward)
-            break;
-    }
-    *bytes = at;
-    return nr;
+    for (unsigned k = 0; k < p->nr; k++)
+        if (p->off[k] == off)
+            return true;
+    return false;
 }
 
-/* How many sequences come before the flags are written next: whether it pays to save them. */
-static unsigned accesses_to_come(const struct translation *tr, const struct x86_insn *i, unsigned n)
+/* Decodes what is at `first` of a page, up to a branch that leads nobody knows where. Followed are conditional branches, as not taken, unless they close
+ * a loop; jumps to what is near; and if `unroll`, the branch that closes a loop around the whole block, for as often as there is room. */
+static void decode_block(const struct bt *t, const u8 *page, int first, unsigned mode, bool unroll, struct route *p)
 {
-    unsigned accesses = 0;
+    int at = 0, from = -first, end = PAGE_SIZE - first;
+    unsigned max = t->options & BT_ONE ? 1 : BT_MAX_BLOCK, once = 0;
+    p->nr = 0, p->low = p->high = 0;
+    while (p->nr < max) {
+        int left = end - at;
+        struct x86_insn *i = &p->i[p->nr];
+        if (once && p->nr >= once)
+            *i = p->i[p->nr - once];
+        else if (left <= 0 || x86_decode(i, page + first + at, left < 15 ? (unsigned)left : 15, mode, t->features) <= 0)
+            break;
+        p->off[p->nr++] = (s16)at;
+        p->low = at < p->low ? at : p->low;
+        at += i->len;
+        p->high = at > p->high ? at : p->high;
+        if (!(x86_forms[i->form].attr & F_BRANCH))
+            continue;
+        u8 rule = t->form_rule[i->form];
+        s64 to = at + (s64)i->imm;
+        bool jump = rule == JMP && i->op[0].kind == X86_REL;
+        if (mode == 32 && i->size != 4)
+            break;                      /* cuts the address to 16 bits */
+        if ((rule == JCC || jump) && !to && unroll) {
+            once = once ? once : p->nr;
+            if (p->nr + once > max)
+                break;
+            at = 0;
+        } else if (jump && to >= from && to < end && to >= at - FOLLOW && to < at + FOLLOW && (once || !visits(p, to))) {
+            at = (int)to;
+        } else if (rule != JCC || !i->imm || (!once && visits(p, to))) {
+            break;
+        }
+    }
+    p->off[p->nr] = (s16)at;
+}
+
+/* How many sequences come before the flags are written next: whether it pays to save them. 0: they are dead; -1: none, but they are read. */
+static int accesses_to_come(const struct translation *tr, const struct x86_insn *i, unsigned n)
+{
+    int accesses = 0;
     for (unsigned k = 0; k < n; k++) {
         enum rule rule = tr->t->form_rule[i[k].form] & RULE;
         enum flag_use use = flags_use(&i[k]);
         if (rule == STEP || use == FLAGS_USED)
-            return accesses;
-        accesses += (x86_has_mem(&i[k]) && rule != LEA && rule != NOTHING) + (rule == PUSH || rule == POP || rule == LEAVE);
+            return accesses ? accesses : -1;
+        accesses += (x86_has_mem(&i[k]) && rule != LEA && rule != NOTHING) + (rule == PUSH || rule == POP || rule == LEAVE) + 2 * (rule == CALL || rule == RET);
         if (use == FLAGS_WRITTEN)
             return accesses;
     }
     return accesses + 1;
 }
 
-static void emit_block(struct translation *tr, const struct x86_insn *insns, unsigned nr, const u8 *copy)
+static void emit_block(struct translation *tr, const struct route *route, const u8 *copy)
 {
     struct bt *t = tr->t;
     struct emit *e = &tr->e;
+    const struct x86_insn *insns = route->i;
+    unsigned nr = route->nr;
     bool ended = false;
     if (t->options & BT_PROFILE) {      /* lea leaves the flags alone */
         e_mov_imm(e, SCRATCH, (u64)&t->block[tr->b].hits);
-        load_at_scratch(e, SCRATCH2);
+        tr->operand.base = -1;
+        tr_load(tr, 8, SCRATCH2);
         e_lea(e, true, SCRATCH2, SCRATCH2, NO_INDEX, 0, 1);
-        store_at_scratch(e, SCRATCH2);
+        tr_store(tr, 8, SCRATCH2);
     }
     for (unsigned n = 0; n < nr; n++) {
         u32 first = t->nr_exits;
         struct bt_map *m = &t->maps[t->nr_maps++];
-        tr->i = &insns[n], tr->bytes = copy + tr->off, tr->k = (s8)n, tr->again = e->at;
-        m->code = e->at, m->off = (u16)tr->off, m->len = insns[n].len;
+        tr->off = route->off[n];
+        tr->rest = &insns[n + 1], tr->nr_rest = nr - n - 1;
+        tr->i = &insns[n], tr->bytes = copy + (int)(tr->va % PAGE_SIZE) + tr->off, tr->k = (s8)n, tr->again = e->at;
+        m->code = e->at, m->off = (s16)tr->off, m->len = insns[n].len;
+        tr->last = n + 1 == nr;
         tr->step = rule_of(tr) == STEP;
         if (tr->t->form_rule[insns[n].form] == JCC && !tr->step && n + 1 < nr) {
+            u64 behind = tr->va + tr->off + insns[n].len;
+            bool taken = tr->va + route->off[n + 1] != behind;
             flags_restore(tr);
-            struct cold *c = tr_cold(tr, COLD_SIDE, e_jcc_later(e, insns[n].opcode & 15), 0);
-            c->slot = n + 1, c->target = branch_target(tr), c->flags = tr->flags;
+            struct cold *c = tr_cold(tr, COLD_SIDE, e_jcc_later(e, (insns[n].opcode & 15) ^ taken), 0);
+            c->slot = n + 1, c->target = taken ? behind : branch_target(tr), c->flags = tr->flags;
             m->treatment = BT_ENDING;
-            tr->off += insns[n].len;
+            tr->shadow = false;
             continue;
         }
-        flags_before(tr, accesses_to_come(tr, insns + n, nr - n));
+        if (tr->t->form_rule[insns[n].form] == JMP && n + 1 < nr) {
+            m->treatment = BT_ENDING;   /* followed: nothing is left of it */
+            tr->shadow = false;
+            continue;
+        }
+        flags_before(tr, accesses_to_come(tr, insns + n, nr - n), accesses_to_come(tr, insns + n + 1, nr - n - 1));
         tr->again = e->at;              /* a restart finds the flags in order */
         m->treatment = (u8)instruction(tr, n + 1, &ended);
+        if (tr->step)
+            carry_end(tr);
+        near_after(tr);
         if (!ended)
             flags_after(tr);
         for (u32 x = first; x < t->nr_exits && !ended; x++)
             t->exits[x].behind = e->at;
-        tr->off += insns[n].len;
+        tr->shadow = m->treatment == BT_INLINE && x86_forms[insns[n].form].op == &x86_op_sti;
     }
+    tr->off = route->off[nr];
     if (!ended) {
         tr->k = (s8)nr;
+        tr->shadow = false;
         take_time(tr, nr);
         flags_restore(tr);
         go_to(tr, e_jmp_later(e), tr->va + tr->off);
@@ -551,32 +787,33 @@ static bool has_room(const struct bt *t)
            !(t->options & BT_FLUSH && t->nr_blocks > 64);
 }
 
-u32 bt_translate(struct bt *t, const u8 *host, u64 va, u8 context)
+u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, bool unroll)
 {
-    struct x86_insn insns[BT_MAX_BLOCK];
-    u8 copy[COPY];
-    unsigned in_page = va % PAGE_SIZE, n = PAGE_SIZE - in_page < COPY ? PAGE_SIZE - in_page : COPY, bytes;
+    struct route route;
+    u8 copy[PAGE_SIZE];
+    unsigned in_page = va % PAGE_SIZE;
     if (!has_room(t))
         bt_forget(t);
-    memcpy(copy, host, n);              /* once: another CPU may be writing there */
-    unsigned nr = decode_block(t, copy, n, insns, &bytes);
-    struct bt_page *page = bt_page_claim(t, host, in_page, bytes ? bytes : 1);
-    if (!page || memcmp(copy, host, bytes))
+    memcpy(copy, host - in_page, PAGE_SIZE);    /* once: another CPU may be writing there */
+    decode_block(t, copy, (int)in_page, context_mode(context), unroll, &route);
+    unsigned nr = route.nr, low = in_page + (unsigned)route.low, bytes = (unsigned)(route.high - route.low);
+    struct bt_page *page = bt_page_claim(t, host, low, bytes ? bytes : 1);
+    if (!page || memcmp(copy + low, host - in_page + low, bytes))
         return 0;
 
     u32 b = t->nr_blocks++;
     struct translation tr = { .e = { t, t->rw + t->used, t->used }, .t = t, .b = b, .set = context & CTX_SET, .va = va, .context = context };
     struct bt_block *block = &t->block[b];
-    *block = (struct bt_block){ .host = host, .va = va, .code = t->used, .bytes = (u16)bytes, .nr = (u16)nr, .context = context,
-                                .first_map = t->nr_maps };
-    tr.i = insns, tr.bytes = copy;
-    if (!nr || rule_of(&tr) == STEP) {          /* known to be none */
+    *block = (struct bt_block){ .host = host, .va = va, .code = t->used, .bytes = (u16)bytes, .low = (s16)route.low, .nr = (u16)nr, .context = context,
+                                .first_map = t->nr_maps, .unrolled = unroll };
+    tr.i = route.i, tr.bytes = copy + in_page;
+    if (!nr) {                  /* known to be none */
         block->nr = 0;
         bt_block_insert(t, b, page);
         return b;
     }
     block->entry_exit = tr_exit(&tr, EXIT_NEXT, va);
-    emit_block(&tr, insns, nr, copy);
+    emit_block(&tr, &route, copy);
     block->code_len = tr.e.at - t->used;
     block->nr_exits = t->nr_exits - block->entry_exit;
     t->used = ALIGN_UP(tr.e.at, 16);
@@ -585,10 +822,15 @@ u32 bt_translate(struct bt *t, const u8 *host, u64 va, u8 context)
     t->stats.translated += nr;
     t->stats.host_bytes += block->code_len;
     t->stats.guest_bytes += bytes;
-    if (t->options & BT_VERIFY && !bt_verify(t, block)) {
-        t->stats.rejected++;
-        t->rejected = *block;           /* for who looks into it */
-        block->nr = 0;
+    if (t->options & BT_VERIFY) {
+        block->host = copy + in_page;   /* what was translated: in memory another CPU may be changing it */
+        bool ok = bt_verify(t, block);
+        block->host = host;
+        if (!ok) {
+            t->stats.rejected++;
+            t->rejected = *block;       /* for who looks into it */
+            block->nr = 0;
+        }
     }
     return b;
 }

@@ -11,59 +11,109 @@ enum recipe_kind {
     FLAGS_AGAIN,                /* cmp, test: once more */
     FLAGS_OF_RESULT,            /* and, or, xor: test a, a */
     FLAGS_OF_ADD, FLAGS_OF_SUB, /* undone and done again on a copy of a */
+    FLAGS_OF_SHIFT,             /* done again on what a was before: bt->flag_a */
 };
-struct recipe { u8 kind, op, a, b; bool has_imm; u8 size; s32 imm; u32 regs; };     /* op: AGAIN: 0 test, 7 cmp. regs: host registers it needs */
+/* op: AGAIN: 8 test, 7 cmp; OF_SHIFT: as in modrm. regs: host registers it needs. a_saved, b_saved: they are in bt->flag_a, flag_b;
+ * old: flag_a has what a was before an addition (of a b that is not known). */
+struct recipe { u8 kind, op, a, b; bool has_imm, a_saved, b_saved, old; u8 size; s32 imm; u32 regs; };
 
-enum cold_kind { COLD_ACCESS, COLD_MISS /* an access that L1 was asked for in line */, COLD_SIDE /* a branch out of the middle */, COLD_EXIT, COLD_LINK };
+enum cold_kind { COLD_ACCESS, COLD_MISS /* an access that L1 was asked for in line */, COLD_SIDE /* a branch out of the middle */, COLD_EXIT, COLD_LINK, COLD_RETURN };
 struct cold {                   /* code that is rarely reached, behind the block's */
     u8 kind, size, write, aligned;
     bool restore_rcx;           /* EXIT: rcx is in r15 */
+    bool shadow;                /* of the instruction, as in struct translation */
+    bool switches_level;        /* EXIT: to the routine switch_level, not leave */
     u32 from;                   /* the rel32 that leads to it */
     u32 back;                   /* ACCESS: where it goes on */
+    bool direct;                /* ACCESS: at [base + disp], for struct carry: */
+    u8 base;                    /* host register */
+    s32 disp, bias;
     u32 slot;                   /* ACCESS, MISS: offset in struct bt of its L0 entry, of L1's side. SIDE: instructions up to it */
     u64 target;                 /* SIDE: guest address */
     struct recipe flags;        /* FLAGS_ONLY_HERE: they are intact */
+    s32 off;
+    u32 again;                  /* of the instruction: as in struct translation */
+    s8 k;
     u32 exit;
 };
 enum { MAX_COLD = 4 * BT_MAX_BLOCK };
+
+/* The last access's page, for accesses near by: r14 is the addend of its entry, r15 how far guest register base + bias is from the page's beginning: below 4096
+ * where it is in the page. Or r15 is -1 and r14 nothing: so it is where the loop enters. Whoever uses r14 or r15 otherwise ends it (carry_end). */
+struct carry { bool on, write; u8 base; s32 bias; u32 slot; };
+struct operand { int base; s32 disp; };         /* host memory: [base + r14 + disp]; base < 0: [r14] */
 
 struct translation {
     struct emit e;
     struct bt *t;
     u32 b, set;
     u64 va;
-    u8 context;
+    u16 context;
     const struct x86_insn *i;   /* the instruction under way, */
     const u8 *bytes;            /* its bytes, */
-    u32 off;                    /* its offset in the block, */
+    s32 off;                    /* its offset in the block, */
     s8 k;                       /* bt_exit.k at it, */
     u32 again;                  /* where its code begins, */
-    u32 first_exit;             /* and its exits */
+    u32 first_exit;             /* and its exits; */
+    const struct x86_insn *rest;        /* the instructions behind it */
+    unsigned nr_rest;
+    struct carry carry;
+    struct operand operand;     /* what tr_access has found */
     struct recipe flags;
     bool lost;                  /* the host's flags are not the guest's now: tr->flags says how to get them */
+    bool old;                   /* bt->flag_a has what its first operand was before it */
+    bool last;                  /* the instruction under way is the block's last */
+    bool shadow;                /* it follows a sti in line */
     bool step;                  /* the instruction under way is the interpreter's */
+    bool x87;                   /* the x87's registers are the guest's here */
     bool keep;                  /* the instruction under way needs them: inserted code may not touch them */
     struct cold cold[MAX_COLD];
     unsigned nr_cold;
 };
 
+/* Bytes of an address, of what a push pushes: 4 in 32-bit code, where addresses are cut to them. */
+static inline unsigned tr_width(const struct translation *tr) { return tr->context & CTX_32 ? 4 : 8; }
+
+/* x87 or MMX. */
+static inline bool uses_x87(const struct x86_insn *i) { return x86_forms[i->form].attr & (F_FPU | F_MMX); }
+/* fcomi and its like, which write flags, and fcmov. */
+static inline bool x87_has_flags(const struct x86_insn *i)
+{
+    unsigned reg = i->modrm >> 3 & 7;
+    return x86_forms[i->form].attr & F_FPU && i->modrm >= 0xc0 &&
+           (((i->opcode == 0xda || i->opcode == 0xdb) && reg < 4) || ((i->opcode == 0xdb || i->opcode == 0xdf) && (reg == 5 || reg == 6)));
+}
+
 u32 tr_exit(struct translation *tr, enum bt_exit_kind kind, u64 target);
 struct cold *tr_cold(struct translation *tr, enum cold_kind kind, u32 from, u32 exit);
+
+/* ---- system.c ---- */
+/* A system instruction, as it stands here, can be done in line. */
+bool tr_system_rule(const struct translation *tr);
+void tr_system(struct translation *tr);
+bool tr_switches_level(const struct translation *tr);   /* syscall, sysret: bt_level_switch may do it */
 
 /* ---- memory.c ---- */
 /* r14 := linear address of the instruction's memory operand; r15 is used. segment: with FS's or GS's base. */
 void tr_address(struct translation *tr, bool segment);
-/* r14: linear address -> host address of `size` bytes for a load or store; r15 is used. */
-void tr_access(struct translation *tr, unsigned size, bool write, bool aligned, unsigned slot);
-unsigned tr_slot(const struct translation *tr); /* L0 entry for the instruction's memory operand */
-enum { SLOT_STACK = 0 };
+/* tr->operand := where `size` bytes of the instruction's memory operand are, for a load or store; r14 and r15 are used. */
+void tr_access(struct translation *tr, unsigned size, bool write, bool aligned);
+void tr_access_at(struct translation *tr, unsigned base, s32 disp, bool write); /* the same for what a push writes, at guest register base + disp */
+static inline void carry_end(struct translation *tr) { tr->carry.on = false; }
 void tr_cold_code(struct translation *tr);      /* all that is in tr->cold, also what is added meanwhile */
-void tr_side_code(struct translation *tr, const struct cold *c);        /* translate.c */
+
+/* ---- translate.c ---- */
+void tr_side_code(struct translation *tr, const struct cold *c);
+void tr_return_code(struct translation *tr, const struct cold *c);
+void tr_push_address(struct translation *tr);   /* tr->operand := what a push writes */
+void tr_load(struct translation *tr, unsigned width, unsigned reg);     /* mov reg, operand; width: bytes, 8 or 4 */
+void tr_store(struct translation *tr, unsigned width, unsigned reg);
 
 /* ---- flags.c ---- */
 enum flag_use { FLAGS_UNTOUCHED, FLAGS_WRITTEN /* all six, and none read */, FLAGS_USED };
 enum flag_use flags_use(const struct x86_insn *i);
-void flags_before(struct translation *tr, unsigned following); /* before each instruction; following: accesses up to the next that writes flags */
+/* Before each instruction; following: accesses up to the next that writes flags, 0 flags are dead; behind: the same from the next instruction on. */
+void flags_before(struct translation *tr, int following, int behind);
 void flags_after(struct translation *tr);
 void flags_restore(struct translation *tr);     /* the host's flags are the guest's again */
 void flags_emit(struct emit *e, const struct recipe *r);        /* r15 is used */
@@ -73,8 +123,19 @@ static inline bool flags_may_go(const struct translation *tr) { return tr->flags
 /* The instruction with its registers replaced and its memory operand, if any, at [r14]. False: it cannot be encoded; nothing was emitted. */
 bool tr_can_encode(const struct translation *tr);
 void tr_encode(struct translation *tr);
+/* An instruction with tr->operand: opcode, modrm, SIB, displacement; width: bytes, 8 or 4. */
+void tr_operand(struct translation *tr, unsigned width, u8 opcode, unsigned reg);
 /* Host register that holds guest register n, or scratch after loading it there. */
 unsigned tr_get(struct translation *tr, unsigned n, unsigned scratch);
 void tr_set(struct translation *tr, unsigned n, unsigned from);
+
+
+/* ---- near.c ---- */
+enum { NEAR = 1024 };           /* bytes between the first access of a run and any other */
+struct run { s32 low; bool write; };    /* the lowest displacement, as of now; there are stores */
+struct near { bool access, write, branch; u8 base; s64 disp; }; /* what an instruction does, as far as it matters here */
+bool tr_near(struct translation *tr, const struct x86_insn *i, struct near *n); /* translate.c. False: it ends a run */
+struct run near_run(struct translation *tr, unsigned base, s32 disp, bool write);       /* of the access that tr->i makes there, and those behind it */
+void near_after(struct translation *tr);        /* tr->i has been done: what that makes of tr->carry */
 
 #endif

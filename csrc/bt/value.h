@@ -22,11 +22,17 @@ enum value_kind {
     VAL_INDEXED,                /* what [gs:n + 8 * term[0]] holds */
     VAL_PEXT,                   /* bits of term[0] that the mask at [gs:n] chooses; width: bytes */
     VAL_CUT,                    /* low 32 bits of term[0] */
-    VAL_LOADED,                 /* the 8 bytes of guest memory at term[0] */
+    VAL_LOADED,                 /* the bytes of guest memory at term[0]; width: how many, 8 or 4 */
     VAL_L1_INDEX,               /* page number of term[0] modulo L1's size, times 8 */
     VAL_ROTATED,                /* term[0] rotated right by n */
     VAL_FLAGS,                  /* the guest's flags in rax: n 1 ah, 2 al too (lahf, seto), 3 with OF in the host's (add al, 7fh) */
     VAL_DONE,                   /* term[0] with something added or subtracted (verify.c, makes_flags) */
+    VAL_CARRIED_NEGATED, VAL_CARRIED_ADDEND,    /* of the entry that an instruction before has used (verify.h, struct carried); n: it is for stores */
+    VAL_CPU,                    /* field of struct x86_cpu at offset n before the instruction; width: bytes */
+    VAL_MASKED,                 /* bits n of term[0], in their places */
+    VAL_DEPOSIT,                /* low bits of term[0] in the places that n has */
+    VAL_NOT,                    /* complement of term[0] */
+    VAL_HOST_FLAGS,             /* what pushfq has pushed, while the arithmetic flags were the guest's */
     VAL_L1_NEGATED, VAL_L1_ADDEND,      /* what the lookup number n (verify.c) found for the linear address term[0] */
 };
 
@@ -95,7 +101,7 @@ static inline value value_plus(struct values *p, value a, u64 n) { return value_
 static inline value value_cut(struct values *p, value a)
 {
     const struct value_node *v = &p->v[a];
-    if (!a || v->kind == VAL_CUT)
+    if (!a || v->kind == VAL_CUT || (v->kind == VAL_LOADED && v->width == 4))
         return a;
     return v->kind == VAL_SUM && !v->nr ? value_const(p, (u32)v->n) : value_atom(p, VAL_CUT, a, 0, 0);
 }
@@ -119,6 +125,21 @@ static inline bool value_without(struct values *p, value sum, value term, value 
             return true;
         }
     return false;
+}
+
+/* a is b and a constant: true and *by. */
+static inline bool value_apart(const struct values *p, value a, value b, u64 *by)
+{
+    struct value_node x = p->v[a], y = p->v[b];
+    if (!a || !b)
+        return false;
+    if (x.kind != VAL_SUM)
+        memset(&x, 0, sizeof x), x.kind = VAL_SUM, x.nr = 1, x.term[0] = a;
+    if (y.kind != VAL_SUM)
+        memset(&y, 0, sizeof y), y.kind = VAL_SUM, y.nr = 1, y.term[0] = b;
+    *by = x.n - y.n;
+    x.n = y.n;
+    return !memcmp(&x, &y, sizeof x);
 }
 
 #endif

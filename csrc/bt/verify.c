@@ -41,6 +41,8 @@ static bool act(struct check *c, struct path *p, const struct x86_insn *h, const
     u8 flags = c->effect.act_flags;
     if (p->acted)
         return verify_refuse(c, "the instruction is done twice");
+    if (flags & X87 && !p->x87)
+        return verify_refuse(c, "the x87's registers may not be the guest's");
     if (p->flags != FL_GUEST && !(flags & (KEEPS | SETS)))
         return verify_refuse(c, "the instruction uses flags that are lost");
     if (!(flags & KEEPS))
@@ -79,16 +81,16 @@ static const struct bt_exit *exit_of(struct check *c, const struct path *p)
     return x;
 }
 
-static bool check_from(struct check *c, u32 entry, int taken, bool lost, bool saved);
+static bool check_from(struct check *c, u32 entry, int taken, bool lost, bool saved, bool x87, bool carried, const struct path *left);
 
 /* Where the loop comes back after exit x is the next instruction, or what is behind the last: bt_verify_why looks at that. */
 static bool returns_well(struct check *c, const struct path *p, const struct bt_exit *x)
 {
     if (x->behind)
-        c->saved &= p->saved && !c->effect.forbidden, c->fell = true;
+        c->saved &= p->saved && !c->effect.forbidden, c->x87 &= p->x87, c->fell = true;
     if (x->behind && !c->next && c->g)
         c->behind = x->behind;
-    return !x->behind || x->behind == c->next || (!c->next && c->g) || verify_refuse(c, "goes on elsewhere than behind the instruction");
+    return !x->behind || (x->behind == c->next && c->next_off == c->off + (int)c->len) || (!c->next && c->g) || verify_refuse(c, "goes on elsewhere than behind the instruction");
 }
 
 /* rip as the exit has it: the instruction's, nothing having happened, or the next one's. */
@@ -96,12 +98,14 @@ static bool leaves_at(struct check *c, const struct path *p, const struct bt_exi
 {
     const struct effect *f = &c->effect;
     if (x->kind == EXIT_TIME && f->branch && p->flags == FL_GUEST && verify_is_after(c, p) && x->k == (int)c->nr + 1 - p->taken &&
-        f->conditional && p->decided && p->sent && value_const(&c->values, c->b->va + x->off) == f->target)
-        return returns_well(c, p, x);   /* behind a branch that was taken */
+        f->conditional && p->decided && value_const(&c->values, c->b->va + x->off) == (p->sent ? f->target : f->next))
+        return returns_well(c, p, x);   /* behind the branch */
     bool before = x->off == c->off && x->k == (int)c->nr - p->taken && verify_is_before(c, p);
-    bool after = x->off == c->off + c->len && x->k == (int)c->nr + 1 - p->taken && verify_is_after(c, p) && !c->effect.branch;
+    bool after = x->off == c->off + (int)c->len && x->k == (int)c->nr + 1 - p->taken && verify_is_after(c, p) && !c->effect.branch;
     if (p->flags != FL_GUEST)
         return verify_refuse(c, "leaves with the flags lost");
+    if (x->shadow != (before && c->shadow && (x->kind == EXIT_TIME || x->kind == EXIT_BRANCH)))
+        return verify_refuse(c, "the exit's record is wrong about the shadow of sti");
     return before || after ? returns_well(c, p, x) : verify_refuse(c, "the exit's record is not what has happened");
 }
 
@@ -110,7 +114,7 @@ static bool goes_to(struct check *c, const struct path *p, value target)
 {
     const struct effect *f = &c->effect;
     bool sent = p->sent, decided = p->decided;
-    value zero = f->reg[R_CX] ? f->reg[R_CX] : guest(c, R_CX);
+    value rcx = guest(c, R_CX), zero = f->reg[R_CX] ? f->reg[R_CX] : verify_width(c) == 8 ? rcx : value_cut(&c->values, rcx);
     unsigned done = c->nr + (c->g ? 1 : 0);
     if (f->conditional && x86_forms[c->g->form].op != &x86_op_jcc) {
         bool is_loop = f->reg[R_CX] != 0;
@@ -142,7 +146,7 @@ static bool leaves(struct check *c, const struct path *p)
     case EXIT_MISS:                     /* L1 was asked in line */
         if (!p->wanted || p->reg[R_14] != p->wanted)
             return verify_refuse(c, "r14 is not the address that was missed");
-        return leaves_at(c, p, x) && (x->again == c->entry || check_from(c, x->again, p->taken, false, p->saved));
+        return leaves_at(c, p, x) && (x->again == c->entry || check_from(c, x->again, p->taken, false, p->saved, p->x87, false, p));
     case EXIT_STEP: case EXIT_BRANCH: case EXIT_TIME:
         return leaves_at(c, p, x);
     case EXIT_CHAIN:
@@ -167,6 +171,10 @@ static bool looks_up(struct check *c, struct path *p, u32 target)
 {
     struct values *v = &c->values;
     unsigned set = c->b->context & CTX_SET;
+    if (target && target == c->t->x87_in && c->b->context & CTX_X87) {
+        p->reg[R_14] = 0, p->x87 = true;
+        return true;
+    }
     for (unsigned w = 0; w < 2; w++)
         for (unsigned k = 0; k < 17; k++) {
             if (!target || c->t->l1_code[set][w][k] != target)
@@ -178,7 +186,7 @@ static bool looks_up(struct check *c, struct path *p, u32 target)
                 return verify_refuse(c, "the exit's record is not of this lookup");
             if (!leaves_at(c, &left, x))
                 return false;
-            if (x->again != c->entry && !check_from(c, x->again, p->taken, false, p->saved))
+            if (x->again != c->entry && !check_from(c, x->again, p->taken, false, p->saved, p->x87, false, p))
                 return false;
             unsigned width = (k == 16 ? 16 | 4 : (unsigned)__builtin_ctz(k + 1)) | w << 5;
             p->own[OWN_TMP] = p->reg[R_15], p->own[OWN_TMP2] = 0;
@@ -188,6 +196,16 @@ static bool looks_up(struct check *c, struct path *p, u32 target)
             return true;
         }
     return verify_refuse(c, "calls what is no routine");
+}
+
+/* switch_level does syscall or sysret in the place of the interpreter: the exit says which, and that nothing has happened. */
+static bool switches_level(struct check *c, const struct path *p)
+{
+    const struct bt_exit *x = &c->t->exits[p->exit];
+    const struct x86_op *op = c->g ? x86_forms[c->g->form].op : NULL;
+    bool sysret = op == &x86_op_sysret && c->g->size == 8 && !(c->b->context & CTX_CPL);
+    return (x->kind == EXIT_BRANCH && x->off == c->off && !(c->b->context & CTX_32) && (sysret || (op == &x86_op_syscall && c->len == 2)) && x->size == sysret) ||
+           verify_refuse(c, "no switch between levels");
 }
 
 /* A jump through the jump cache to the block of guest address `target`. */
@@ -239,14 +257,17 @@ static bool jumps_by_link(struct check *c, struct path *p, u32 field, u32 behind
     return follow(c, *p, behind);       /* the exit there says where to */
 }
 
-static bool forks_by_rcx(struct check *c, struct path *p, u32 target, u32 behind)
+static bool forks_by_rcx(struct check *c, struct path *p, bool narrow, u32 target, u32 behind)
 {
     struct path q = *p;
-    value decides = p->reg[R_CX], time = p->own[OWN_LEFT] ? value_atom(&c->values, VAL_PEXT, p->own[OWN_LEFT], GS(mask_sign), 8) : 0;
+    value decides = narrow ? value_cut(&c->values, p->reg[R_CX]) : p->reg[R_CX];
+    value time = p->own[OWN_LEFT] ? value_atom(&c->values, VAL_PEXT, p->own[OWN_LEFT], GS(mask_sign), 8) : 0;
     if (!decides)
         return verify_refuse(c, "a jump by an unknown value");
     if (decides == time && mask_at(c, GS(mask_sign)) == 1ul << 63)
         q.in_time = true;
+    if (decides == value_atom(&c->values, VAL_FIELD, 0, GS(x87_out), 8))
+        q.x87 = true;
     return facts_add(c, &q, ZERO, decides, 0) && facts_add(c, p, NONZERO, decides, 0) && follow(c, q, target) && follow(c, *p, behind);
 }
 
@@ -256,7 +277,7 @@ static bool forks_by_flags(struct check *c, struct path *p, const struct x86_ins
     struct path q = *p;
     bool own = target > c->b->code && target < c->b->code + c->b->code_len;        /* its first byte: chained to itself */
     unsigned condition = h->opcode & 15;
-    enum { NE = 5, A = 7, S = 8 };
+    enum { E = 4, NE = 5, A = 7, S = 8 };
     q.from = behind - 4;
     if (h->len != 6)
         return verify_refuse(c, "a jump of a kind that does not occur");
@@ -267,6 +288,17 @@ static bool forks_by_flags(struct check *c, struct path *p, const struct x86_ins
         p->decided = q.decided = true, p->sent = inverted, q.sent = !inverted;
         return (own ? follow(c, q, target) : is_chained(c, &q, behind - 4, target)) && follow(c, *p, behind);
     }
+    const struct value_node *n = &c->values.v[p->flag_value];
+    if (own && p->flags == FL_CMP && condition == A && p->flag_value && n->kind == VAL_SUM && !n->nr && n->n > p->flag_n)
+        return follow(c, q, target);    /* always */
+    if (own && p->flags == FL_FRAME && condition == NE && p->flag_value) {
+        p->framed = p->flag_value;
+        return follow(c, q, target) && follow(c, *p, behind);
+    }
+    if (own && p->flags == FL_BOTTOM && condition == E) {
+        p->has_frame = true;
+        return follow(c, q, target) && follow(c, *p, behind);
+    }
     bool ok = own && ((p->flags == FL_CMP && condition == A && facts_add(c, p, BELOW, p->flag_value, p->flag_n)) ||
                       (p->flags == FL_TEST && condition == NE && facts_add(c, p, ~p->flag_n ? CLEAR : ZERO, p->flag_value, p->flag_n)) ||
                       (p->flags == FL_SIGN && condition == S && p->flag_value == p->own[OWN_LEFT]));
@@ -276,7 +308,41 @@ static bool forks_by_flags(struct check *c, struct path *p, const struct x86_ins
     return follow(c, q, target) && follow(c, *p, behind);
 }
 
+/* Code behind the host's call at `at`: drops the frame, and goes on behind the guest's. */
+static bool lands(struct check *c, u32 at)
+{
+    static const u8 DROP[] = { 0x48, 0x8d, 0x64, 0x24, 0x08 };      /* lea rsp, [rsp + 8] */
+    struct effect effect = c->effect;
+    const struct x86_insn *g = c->g;
+    struct path p;
+    if (at + sizeof DROP > c->b->code + c->b->code_len || memcmp(c->t->rw + at, DROP, sizeof DROP))
+        return verify_refuse(c, "the frame of a call is not dropped");
+    verify_path_start(c, &p, false);
+    c->effect = (struct effect){ .next = effect.next };
+    c->g = NULL, c->nr++, c->off += (int)c->len;
+    p.taken = (int)c->nr;
+    bool ok = follow(c, p, at + sizeof DROP);
+    c->g = g, c->nr--, c->off -= (int)c->len;
+    c->effect = effect;
+    return ok;
+}
+
+/* call, with the first word of the frame pushed. `target`: cache offset, or 0: the one that bt->entry names. */
+static bool calls(struct check *c, struct path *p, u32 target, u32 behind)
+{
+    struct path q = *p;
+    bool own = target > c->b->code && target < c->b->code + c->b->code_len;
+    q.pushed = false, q.from = behind - 4;
+    if (!lands(c, behind))
+        return false;
+    return !target ? jumps_through(c, &q, q.own[OWN_ENTRY]) : own ? follow(c, q, target) : is_chained(c, &q, behind - 4, target);
+}
+
+enum { POPPED = 8 };            /* added to VAL_FLAGS's n: the flags that popf has popped, instead of the guest's as they were */
+
 /* ---- inserted instructions --------------------------------------------------------------------------------------- */
+
+static bool remakes(struct check *c, struct path *p, const struct x86_insn *h, value a, value b);
 
 /* Arithmetic without a memory operand. */
 static bool computes(struct check *c, struct path *p, const struct x86_insn *h)
@@ -285,7 +351,7 @@ static bool computes(struct check *c, struct path *p, const struct x86_insn *h)
     const struct x86_op *op = x86_forms[h->form].op;
     value *rax = &p->reg[R_AX];
     unsigned dst = h->op[0].reg / 8u;
-    bool scratch = dst == R_14 || dst == R_15, imm = h->op[1].kind == X86_IMM;
+    bool imm = h->op[1].kind == X86_IMM;
     u64 bits = h->size == 8 ? ~0ul : (1ul << 8 * h->size) - 1;
     if (op == &x86_op_lahf || op == &x86_op_setcc) {            /* rax: the guest's flags as bt->saved_flags has them, in two steps */
         bool first = op == &x86_op_lahf;
@@ -307,18 +373,35 @@ static bool computes(struct check *c, struct path *p, const struct x86_insn *h)
         return true;
     }
     if (op == &x86_op_sahf) {
-        p->flags = *rax && *rax == value_atom(v, VAL_FLAGS, 0, 3, 0) ? FL_GUEST : FL_LOST;
+        bool popped = *rax && *rax == value_atom(v, VAL_FLAGS, 0, POPPED + 3, 0);
+        p->flags = popped || (*rax && *rax == value_atom(v, VAL_FLAGS, 0, 3, 0)) ? FL_GUEST : FL_LOST;
+        p->popped |= popped;
         return true;
     }
+    if (op == &x86_op_not && h->size == 8 && h->op[0].kind == X86_REG && dst != R_SP)
+        return p->reg[dst] = p->reg[dst] ? value_atom(v, VAL_NOT, p->reg[dst], 0, 0) : 0, true;
     if (h->nr_ops < 2 || h->op[0].kind != X86_REG || h->op[0].reg % 8 || dst == R_SP || (!imm && (h->op[1].kind != X86_REG || h->op[1].reg % 8)))
         return verify_refuse(c, "an instruction that the translator does not insert");
     value a = p->reg[dst], b = imm ? value_const(v, h->imm & bits) : p->reg[h->op[1].reg / 8];
-    if (op == &x86_op_add && h->size == 1 && !dst && imm && h->imm % 256 == 0x7f && *rax == value_atom(v, VAL_FLAGS, 0, 2, 0)) {
-        *rax = value_atom(v, VAL_FLAGS, 0, 3, 0), p->flags = FL_LOST;
-        return true;
-    }
-    bool made = verify_makes_flags(c, p, h, a, b);
+    for (u64 n = 2; n <= POPPED + 2; n += POPPED)
+        if (op == &x86_op_add && h->size == 1 && !dst && imm && h->imm % 256 == 0x7f && *rax && *rax == value_atom(v, VAL_FLAGS, 0, n, 0)) {
+            *rax = value_atom(v, VAL_FLAGS, 0, n + 1, 0), p->flags = FL_LOST;
+            return true;
+        }
+    return remakes(c, p, h, a, b);
+}
+
+/* Arithmetic on a scratch register, or a comparison: op dst, b. */
+static bool remakes(struct check *c, struct path *p, const struct x86_insn *h, value a, value b)
+{
+    struct values *v = &c->values;
+    const struct x86_op *op = x86_forms[h->form].op;
+    unsigned dst = h->op[0].reg / 8u;
+    bool scratch = dst == R_14 || dst == R_15, imm = h->op[1].kind == X86_IMM;
+    bool made = verify_makes_flags(c, p, h, a, b), shift = op == &x86_op_shl || op == &x86_op_shr || op == &x86_op_sar;
     p->flags = made ? FL_GUEST : FL_LOST;
+    if (shift && scratch)
+        return p->reg[dst] = 0, made || verify_refuse(c, "an instruction that the translator does not insert");
     if (op == &x86_op_cmp || op == &x86_op_test) {
         if (!made && scratch && imm && h->size == 8)
             p->flags = op == &x86_op_cmp ? FL_CMP : FL_TEST, p->flag_value = a, p->flag_n = h->imm;
@@ -328,7 +411,7 @@ static bool computes(struct check *c, struct path *p, const struct x86_insn *h)
         return verify_refuse(c, "an instruction that the translator does not insert");
     if (made || !a || !b)
         p->reg[dst] = 0;
-    else if (op == &x86_op_add && h->size == 8 && v->v[a].kind == VAL_FIELD)
+    else if (op == &x86_op_add && h->size == 8 && v->v[a].kind == VAL_FIELD && v->v[a].n != GS(flag_a) && v->v[a].n != GS(flag_b))
         p->reg[dst] = value_add(v, a, b, 0, 0);
     else
         p->reg[dst] = value_atom(v, VAL_DONE, a, (op == &x86_op_sub) | (u64)h->size << 1 | (u64)b << 8, 0);
@@ -347,20 +430,30 @@ static bool inserted(struct check *c, struct path *p, const struct x86_insn *h, 
     u32 from = p->from;
     p->from = 0;
     *at = next;
+    if (p->pushfq) {            /* pop r15, and nothing else, follows pushfq */
+        p->pushfq = false;
+        if (op != &x86_op_pop || h->size != 8 || !reg0 || dst != R_15)
+            return verify_refuse(c, "the host's stack is used");
+        return p->reg[R_15] = value_atom(v, VAL_HOST_FLAGS, 0, 0, 0), true;
+    }
+    if (op == &x86_op_pushf)
+        return p->pushfq = h->size == 8 && p->flags == FL_GUEST, p->pushfq || verify_refuse(c, "flags are pushed that are not the guest's");
     if (h->op[0].kind == X86_REL) {
         u32 target = next + (u32)h->imm;
         bool own = target > c->b->code && target < c->b->code + c->b->code_len;        /* its first byte: chained to itself */
         *end = true;
+        if (op == &x86_op_call && p->pushed)
+            return calls(c, p, target, next);
         if (op == &x86_op_call)
             return *end = false, looks_up(c, p, target);
-        if (op == &x86_op_jcxz && h->addr_mask == ~0ul && own && target > here)
-            return forks_by_rcx(c, p, target, next);
+        if (op == &x86_op_jcxz && own && target > here)
+            return forks_by_rcx(c, p, h->addr_mask != ~0ul, target, next);
         if (op == &x86_op_jcc)
             return forks_by_flags(c, p, h, target, next);
         if (op != &x86_op_jmp || (h->len != 5 && target >= c->b->code + c->b->code_len))
             return verify_refuse(c, "a jump of a kind that does not occur");
-        if (target == c->t->leave)
-            return p->from = from, leaves(c, p);
+        if (target == c->t->leave || target == c->t->switch_level)
+            return p->from = from, leaves(c, p) && (target == c->t->leave || switches_level(c, p));
         if (!own)
             return is_chained(c, p, next - 4, target);
         p->from = h->len == 5 ? next - 4 : 0;
@@ -369,6 +462,10 @@ static bool inserted(struct check *c, struct path *p, const struct x86_insn *h, 
     }
     if (is_gs(h)) {
         bool whole = gs_field(h, &field);
+        if (op == &x86_op_call && whole && p->pushed && field == GS(entry))
+            return *end = true, calls(c, p, 0, next);
+        if (op == &x86_op_cmp && whole && h->size == 8 && field == GS(bottom) && h->op[0].kind == X86_REG && h->op[0].reg == 8 * R_SP)
+            return p->flags = FL_BOTTOM, true;
         if (op == &x86_op_jmp && whole) {
             *end = true;
             return field == GS(entry) ? jumps_through(c, p, p->own[OWN_ENTRY]) : jumps_by_link(c, p, field, next);
@@ -377,6 +474,8 @@ static bool inserted(struct check *c, struct path *p, const struct x86_insn *h, 
             p->reg[dst] = p->reg[src] ? value_atom(v, VAL_PEXT, p->reg[src], field, h->size) : 0;
             return true;
         }
+        if (op == &x86_op_pdep && h->op[2].kind == X86_MEM && whole && is_mask(field) && reg0 && h->size == 8)
+            return p->reg[dst] = verify_deposit(c, p->reg[src], field), true;
         if (h->size == 8 && reg0 && h->op[1].kind == X86_MEM && !whole && h->base == X86_ZERO && h->scale == 3) {     /* the jump cache */
             value index = p->reg[h->index];
             u32 set = (c->b->context & CTX_SET) * JUMPS * 8;
@@ -393,6 +492,11 @@ static bool inserted(struct check *c, struct path *p, const struct x86_insn *h, 
             p->flags = FL_TEST, p->flag_value = p->reg[dst], p->flag_n = ~0ul;
             return true;
         }
+        bool operand = field == GS(flag_a) || field == GS(flag_b);
+        if (whole && operand && h->op[1].kind == X86_MEM && reg0 && (op == &x86_op_add || op == &x86_op_sub || op == &x86_op_cmp || op == &x86_op_test))
+            return remakes(c, p, h, p->reg[dst], p->own[field == GS(flag_a) ? OWN_FLAG_A : OWN_FLAG_B]);
+        if (whole && operand && op == &x86_op_test && h->op[0].kind == X86_MEM && reg1)
+            return remakes(c, p, h, p->reg[src], p->own[field == GS(flag_a) ? OWN_FLAG_A : OWN_FLAG_B]);
         if (op == &x86_op_add && whole && h->size == 8 && (dst == R_14 || dst == R_15) && h->op[1].kind == X86_MEM) {
             value x;
             p->flags = FL_LOST;
@@ -420,7 +524,9 @@ static bool inserted(struct check *c, struct path *p, const struct x86_insn *h, 
         if (op != &x86_op_mov || !whole)
             return verify_refuse(c, "uses a field in a way that does not occur");
         if (field == GS(saved_flags) && h->size == 4 && reg0 && h->op[1].kind == X86_MEM)
-            return p->reg[dst] = p->saved ? value_atom(v, VAL_FLAGS, 0, 2, 0) : 0, true;
+            return p->reg[dst] = p->popping ? value_atom(v, VAL_FLAGS, 0, POPPED + 2, 0) : p->saved ? value_atom(v, VAL_FLAGS, 0, 2, 0) : 0, true;
+        if (field == GS(saved_flags) && h->size == 4 && h->op[0].kind == X86_MEM && reg1 && c->effect.popf && p->reg[src] == c->effect.saved_flags)
+            return p->popping = p->reg[src] != 0, p->saved = false, true;
         if (field == GS(saved_flags) && h->size == 4 && h->op[0].kind == X86_MEM && reg1)
             return p->saved = p->flags == FL_GUEST && p->reg[src] && p->reg[src] == value_atom(v, VAL_FLAGS, 0, 2, 0), true;
         if (h->op[0].kind == X86_MEM && h->op[1].kind == X86_IMM && h->size == 4 && field == GS(exit))
@@ -431,6 +537,22 @@ static bool inserted(struct check *c, struct path *p, const struct x86_insn *h, 
             return verify_write_field(c, p, field, p->reg[src]);
         return verify_refuse(c, "uses a field in a way that does not occur");
     }
+    bool calls = c->g && x86_forms[c->g->form].op == &x86_op_call, returns = c->g && x86_forms[c->g->form].op == &x86_op_ret;
+    if (op == &x86_op_push && calls && h->size == 8 && !p->pushed && h->op[0].kind != X86_MEM) {
+        value pushed = h->op[0].kind == X86_IMM ? value_const(v, h->imm) : p->reg[dst];
+        p->pushed = true;
+        return pushed == c->effect.next || verify_refuse(c, "the frame of a call has another address");
+    }
+    if (op == &x86_op_cmp && returns && h->size == 8 && h->op[0].kind == X86_REG && h->op[0].reg == 8 * R_14 && h->op[1].kind == X86_MEM &&
+        h->base == R_SP && h->index == X86_ZERO && h->disp == 8 && h->addr_mask == ~0ul && h->mem_seg < X86_FS)
+        return p->flags = FL_FRAME, p->flag_value = p->reg[R_14], true;
+    if (op == &x86_op_lea && returns && h->size == 8 && h->op[0].reg == 8 * R_SP && h->base == R_SP && h->index == X86_ZERO && h->disp == 16 &&
+        h->addr_mask == ~0ul && p->has_frame)
+        return p->has_frame = false, true;
+    if (op == &x86_op_ret && returns && !h->nr_ops && p->framed) {
+        *end = true;
+        return p->in_time ? goes_to(c, p, p->framed) : verify_refuse(c, "jumps on without time");
+    }
     if (op == &x86_op_jmp && h->op[0].kind == X86_REG)
         return *end = true, jumps_through(c, p, p->reg[dst]);
     if (op == &x86_op_lea && reg0 && h->size >= 4 && h->mem_seg < X86_FS) {
@@ -438,20 +560,29 @@ static bool inserted(struct check *c, struct path *p, const struct x86_insn *h, 
         p->reg[dst] = h->size == 8 ? a : value_cut(v, a);
         return true;
     }
+    if ((op == &x86_op_mov || op == &x86_op_movzx) && x86_has_mem(h)) {
+        bool other;
+        if (!verify_cpu_access(c, p, h, here, &other))
+            return false;
+        if (!other)
+            return true;
+    }
     if (op == &x86_op_mov && x86_has_mem(h)) {
         value lin, a = verify_host_address(c, p, h, here);
         bool store = h->op[0].kind == X86_MEM;
-        if (h->size != 8 || h->mem_seg >= X86_FS || !(store ? reg1 : reg0) || c->effect.act || !c->g)
+        unsigned width = verify_width(c);
+        if (h->size != width || h->mem_seg >= X86_FS || !(store ? reg1 || h->op[1].kind == X86_IMM : reg0) || c->effect.act || !c->g)
             return verify_refuse(c, "memory is accessed in a way that does not occur");
-        if (!verify_access(c, p, a, 8, store, 1, &lin))
+        if (!verify_access(c, p, a, width, store, 1, &lin))
             return false;
         if (!store) {
-            p->reg[dst] = value_atom(v, VAL_LOADED, lin, 0, 8);
+            p->reg[dst] = value_atom(v, VAL_LOADED, lin, 0, width);
             return !p->stored || verify_refuse(c, "a load behind a store");
         }
         if (p->stored)
             return verify_refuse(c, "a second store");
-        p->stored = true, p->store_at = lin, p->store_value = p->reg[src];
+        value x = reg1 ? p->reg[src] : value_const(v, h->imm);
+        p->stored = true, p->store_at = lin, p->store_value = width == 8 ? x : value_cut(v, x);
         return true;
     }
     if (op == &x86_op_mov && reg0 && reg1 && h->size == 8 && !x86_has_mem(h) && src != R_SP)
@@ -470,10 +601,14 @@ static bool follow(struct check *c, struct path p, u32 at)
         struct x86_insn h;
         u8 slots[16] = { 0 };
         if (c->next && at == c->next) {         /* the next guest instruction */
-            bool passed = c->effect.conditional && p.decided && !p.sent;
-            if ((c->effect.branch && !passed) || p.taken || !verify_slot_is_whole(c, &p))
+            const struct effect *f = &c->effect;
+            if ((f->conditional && !p.decided) || p.taken || !verify_slot_is_whole(c, &p))
                 return verify_refuse(c, "a branch falls through, or time was taken too early");
-            c->fell = true, c->lost |= p.flags != FL_GUEST, c->saved &= p.saved;
+            if (value_const(&c->values, b->va + c->next_off) != (f->branch && (p.sent || !f->conditional) ? f->target : f->next))
+                return verify_refuse(c, "the next instruction is not the guest's");
+            verify_carry(c, &p);
+            c->kept &= verify_kept(c, &p);
+            c->fell = true, c->lost |= p.flags != FL_GUEST, c->saved &= p.saved, c->x87 &= p.x87;
             return verify_is_after(c, &p) || verify_refuse(c, "goes on with the instruction undone or done wrongly");
         }
         c->at = c->why ? c->at : at;
@@ -493,13 +628,14 @@ static bool follow(struct check *c, struct path p, u32 at)
             if (!verify_divides(c, &p))
                 return verify_refuse(c, "a division that may raise #DE");
             struct path acted = p;
-            u8 lost = c->lost, saved = c->saved, fell = c->fell;
+            u8 kept = c->kept, lost = c->lost, saved = c->saved, x87 = c->x87, fell = c->fell, carries = c->carries;
+            struct carried carried = c->next_carried;
             acted.from = 0;
             if (act(c, &acted, &h, slots, at) && follow(c, acted, at + h.len))
                 return true;
             if (form->op != &x86_op_mov || x86_has_mem(&h))
                 return false;
-            c->why = NULL, c->lost = lost, c->saved = saved, c->fell = fell;    /* mov r15, rax may be the guest's or not: it does the same */
+            c->why = NULL, c->kept = kept, c->lost = lost, c->saved = saved, c->x87 = x87, c->fell = fell, c->carries = carries, c->next_carried = carried;   /* mov r15, rax may be the guest's or not: it does the same */
         }
         bool end = false;
         u32 next = at;
@@ -511,12 +647,14 @@ static bool follow(struct check *c, struct path p, u32 at)
     }
 }
 
-static bool check_from(struct check *c, u32 entry, int taken, bool lost, bool saved)
+static bool check_from(struct check *c, u32 entry, int taken, bool lost, bool saved, bool x87, bool carried, const struct path *left)
 {
     struct path p;
     u32 before = c->entry;
-    verify_path_start(c, &p);
-    p.taken = taken, p.flags = lost ? FL_LOST : FL_GUEST, p.saved = saved;
+    verify_path_start(c, &p, carried);
+    if (left)                   /* the loop comes back: it leaves these alone */
+        p.own[OWN_FLAG_A] = left->own[OWN_FLAG_A], p.own[OWN_FLAG_B] = left->own[OWN_FLAG_B];
+    p.taken = taken, p.flags = lost ? FL_LOST : FL_GUEST, p.saved = saved, p.x87 = x87;
     c->entry = entry;           /* an `again` in there leads here */
     bool ok = follow(c, p, entry);
     c->entry = before;
@@ -552,41 +690,43 @@ static bool counts_hits(struct check *c, u32 at, u32 end)
 const char *bt_verify_why(const struct bt *t, const struct bt_block *b, u32 *at)
 {
     struct check c;
-    c.t = t, c.b = b, c.why = NULL, c.at = b->code, c.behind = 0, c.g = NULL, c.known.op = NULL, c.nr = c.off = c.steps = c.lookups = 0;
+    c.t = t, c.b = b, c.why = NULL, c.at = b->code, c.behind = 0, c.g = NULL, c.known.op = NULL, c.carried.on = c.shadow = false;
+    c.nr = c.steps = c.lookups = 0, c.off = 0;
     const struct bt_map *map = &t->maps[b->first_map];
-    unsigned off = 0;
-    bool lost = false, saved = false;
+    int off = 0;
+    bool lost = false, saved = false, x87 = false;
     values_clear(&c.values);
     bool ok = !b->nr || counts_hits(&c, b->code, map[0].code);
     for (unsigned n = 0; ok && n < b->nr; n++) {
         struct x86_insn g;
         u8 bytes[15];
-        unsigned left = PAGE_SIZE - (unsigned)(b->va + off) % PAGE_SIZE;
+        off = map[n].off;
+        unsigned left = PAGE_SIZE - (unsigned)((b->va + (u64)off) % PAGE_SIZE);
         memcpy(bytes, b->host + off, left < 15 ? left : 15);
-        int len = x86_decode(&g, bytes, left < 15 ? left : 15, 64, t->features);
+        int len = x86_decode(&g, bytes, left < 15 ? left : 15, context_mode(b->context), t->features);
         c.at = map[n].code;
-        if (len != map[n].len || map[n].off != off) {
+        if (len != map[n].len || off < b->low || off + map[n].len > b->low + b->bytes || (!n && off)) {
             ok = verify_refuse(&c, "the map of instructions is not the guest's");
             break;
         }
         values_clear(&c.values);
         c.g = &g, c.nr = n, c.off = off, c.len = (unsigned)len, c.steps = 0, c.lookups = 0;
-        c.next = n + 1 < b->nr ? map[n + 1].code : 0, c.entry = map[n].code;
+        c.next = n + 1 < b->nr ? map[n + 1].code : 0, c.entry = map[n].code, c.next_off = n + 1 < b->nr ? map[n + 1].off : 0;
         if (!verify_effect(&c))             /* only is_before will do */
             c.effect = (struct effect){ .act = true, .branch = true, .forbidden = true };
-        c.lost = c.fell = false, c.saved = true;
-        ok = check_from(&c, map[n].code, 0, lost, saved);
-        c.known = verify_known_behind(&c);
-        lost = c.lost, saved = c.fell && c.saved;
-        off += (unsigned)len;
+        c.lost = c.fell = c.carries = false, c.saved = c.x87 = true, c.kept = 0xff;
+        ok = check_from(&c, map[n].code, 0, lost, saved, x87, true, NULL) && (!n || check_from(&c, map[n].code, 0, lost, saved, x87, false, NULL));
+        c.carried = c.carries ? c.next_carried : (struct carried){ .on = false };
+        c.known = verify_known_behind(&c, c.fell ? c.kept : 0);
+        lost = c.lost, saved = c.fell && c.saved, x87 = c.fell && c.x87;
+        c.shadow = !c.effect.forbidden && x86_forms[g.form].op == &x86_op_sti;
+        off += len;
     }
-    if (ok && b->nr && off != b->bytes)
-        ok = verify_refuse(&c, "the map of instructions is not the guest's");
     if (ok && c.behind) {
         values_clear(&c.values);
-        c.g = NULL, c.nr = b->nr, c.off = off, c.len = 0, c.steps = c.lookups = 0, c.next = 0, c.entry = c.behind;
+        c.g = NULL, c.shadow = false, c.nr = b->nr, c.off = off, c.len = 0, c.steps = c.lookups = 0, c.next = 0, c.entry = c.behind;
         verify_effect(&c);
-        ok = check_from(&c, c.behind, 0, false, saved);
+        ok = check_from(&c, c.behind, 0, false, saved, x87, false, NULL);
     }
     *at = c.at;
     return ok ? NULL : c.why;

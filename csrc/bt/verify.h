@@ -8,14 +8,19 @@
 #define GS(field) ((u32)offsetof(struct bt, field))
 
 /* Operands written; the first one entirely; 16 bytes of any address; computes with MXCSR. Flags: neither read nor written, all written and none read;
- * else both. */
-enum { W0 = 1, W1 = 2, PURE = 4, UNALIGNED = 8, FP = 16, KEEPS = 32, SETS = 64 };
-enum { OWN_TMP, OWN_TMP2, OWN_ENTRY, OWN_LEFT, OWN_HI, NR_OWN = OWN_HI + 3 };
+ * else both. Uses the x87's registers. */
+enum { W0 = 1, W1 = 2, PURE = 4, UNALIGNED = 8, FP = 16, KEEPS = 32, SETS = 64, X87 = 128 };
+enum { OWN_TMP, OWN_TMP2, OWN_ENTRY, OWN_LEFT, OWN_FLAG_A, OWN_FLAG_B, OWN_HI, NR_OWN = OWN_HI + 3 };
 enum { FACTS = 16, MAX_STEPS = 4096 };
 
-enum host_flags { FL_GUEST, FL_LOST, FL_CMP, FL_TEST, FL_SIGN };        /* the guest's; nobody's; flag_value compared with, tested by flag_n; its sign */
+enum host_flags { FL_GUEST, FL_LOST, FL_CMP, FL_TEST, FL_SIGN, FL_FRAME, FL_BOTTOM };        /* the guest's; nobody's; flag_value compared with, tested by flag_n; its sign;
+ * flag_value compared with the host frame's guest address; rsp compared with bt->bottom */
 enum fact_kind { ZERO, NONZERO, BELOW /* or equal n */, CLEAR /* of the bits n */ };
 struct fact { value of; u8 kind; u64 n; };
+
+/* A field of struct x86_cpu at `at`, or of struct bt (at | OF_BT), and what was or is to be written there. */
+enum { OF_BT = 1u << 31, MAX_WRITES = 4 };
+struct written { u32 at; value x; };
 
 struct path {
     value reg[16], own[NR_OWN];
@@ -31,18 +36,36 @@ struct path {
     bool in_time;               /* and it is known not to be negative */
     bool acted, stored, sent;   /* the instruction was done; memory was written; the branch went to its target, not to the next instruction */
     bool decided;
+    bool pushed;                /* the frame of a call has its first word */
+    bool has_frame;             /* rsp is above bt->bottom */
+    value framed;               /* the last frame's guest address is this */
+    bool x87, ip_set;           /* the x87's registers are the guest's; FIP has been set */
     u32 link;                   /* 1 + number of the link that was jumped through while empty */
     value store_at, store_value;
+    struct written written[MAX_WRITES];
+    unsigned nr_written;
+    bool pushfq, popping, popped;       /* pushfq was just executed; bt->saved_flags, the host's flags are those that popf has popped */
     u32 slot;                   /* L0 entry that is being replaced: its offset, and what has been stored */
     value slot_negated, slot_addend;
 };
 
 /* What an instruction that is not copied does. value 0: nothing, or does not matter. */
-struct effect { bool act, branch, conditional, forbidden; u8 act_flags; value reg[16]; value store_at, store_value, target, next; };
+struct effect {
+    struct written written[MAX_WRITES]; /* system instructions: state; */
+    unsigned nr_written;
+    value zero[2];                      /* what must have been found to be zero; */
+    bool popf;                          /* arithmetic flags are those of saved_flags; */
+    value saved_flags;
+    bool act, branch, conditional, forbidden, sets_ip; u8 act_flags; value reg[16]; value store_at, store_value, target, next;
+};
 
 /* What is known of the guest's flags: they are those of op on its registers (or an immediate) as they are now, or were but for op itself. */
-struct known { const struct x86_op *op; u8 size, a, b; u64 imm; };     /* op NULL: nothing. b: IMM */
-enum { IMM = 0xff };
+struct known { const struct x86_op *op; u8 size, a, b, kept; u64 imm; };       /* op NULL: nothing. b: IMM. a, b: GONE, a register's value is no more there */
+enum { IMM = 0xff, GONE = 0xfe };
+enum { KEPT_A = 1, KEPT_B = 2, KEPT_OLD = 4 };  /* bt->flag_a has a, flag_b b; flag_a has what a was before op */
+
+/* Between two instructions r14 may be the addend of an entry, r15 its negated field + guest register base + bias. Or, where the loop comes in, r15 is -1. */
+struct carried { bool on, write; u8 base; u64 bias; };
 
 struct check {
     const struct bt *t;
@@ -51,8 +74,14 @@ struct check {
     const struct x86_insn *g;   /* the guest's; NULL: none, behind the last */
     struct effect effect;
     struct known known;
-    bool lost, saved, fell;     /* at the next instruction: flags may be lost, are saved; some path leads there */
-    unsigned nr, off, len, steps, lookups;      /* its number and place; the lookups in L1 on the path */
+    struct carried carried, next_carried;       /* to this instruction, to the next */
+    bool carries;               /* next_carried is what the first path has */
+    u8 kept;                    /* KEPT_*, at the next instruction */
+    bool shadow;                /* the instruction before was a sti in line */
+    bool lost, saved, x87, fell;        /* at the next instruction: flags may be lost, are saved; x87 registers are loaded; some path leads there */
+    int off;                    /* its place, from the block's first */
+    unsigned nr, len, steps, lookups;      /* its number and place; the lookups in L1 on the path */
+    int next_off;               /* guest offset of the next instruction of the block (next != 0) */
     u32 entry, next, behind;    /* cache offsets of its code; the next instruction's, where the loop goes on behind the last (0: there is none) */
     const char *why;
     u32 at;
@@ -65,6 +94,8 @@ static inline bool verify_refuse(struct check *c, const char *why)
     return false;
 }
 
+/* Bytes of an address, and of what push pushes. */
+static inline unsigned verify_width(const struct check *c) { return context_mode(c->b->context) / 8; }
 static inline unsigned home_of(unsigned n) { return n == R_SP ? R_13 : n; }           /* host register of guest register n < 13 */
 static inline value home(const struct path *p, unsigned n) { return n >= R_13 ? p->own[OWN_HI + n - R_13] : p->reg[home_of(n)]; }
 static inline value guest(struct check *c, unsigned n) { return value_atom(&c->values, VAL_GUEST, 0, n, 0); }
@@ -101,16 +132,31 @@ bool verify_effect(struct check *c);
 /* Facts show that it cannot raise #DE, if it is a division. */
 bool verify_divides(struct check *c, const struct path *p);
 value verify_linear(struct check *c, bool segment);     /* address of its memory operand */
-void verify_path_start(struct check *c, struct path *p);
+void verify_path_start(struct check *c, struct path *p, bool carried);  /* carried: not where the loop comes in */
+void verify_carry(struct check *c, const struct path *p);       /* p goes on at the next instruction */
 bool verify_is_before(struct check *c, const struct path *p);   /* nothing has happened yet: it can begin again, or be left to the interpreter */
 bool verify_is_after(struct check *c, const struct path *p);    /* it has happened */
 /* h is c->g with its registers where they are kept. On a match *slots gets the host scratch registers that stand for r13-r15. */
 bool verify_corresponds(struct check *c, const struct path *p, const struct x86_insn *h, u8 flags, u8 slots[16]);
-struct known verify_known_behind(const struct check *c);        /* what is known of the flags behind it */
+u8 verify_kept(struct check *c, const struct path *p);
+struct known verify_known_behind(const struct check *c, u8 kept);       /* what is known of the flags behind it */
 bool verify_makes_flags(struct check *c, const struct path *p, const struct x86_insn *h, value a, value b);
+
+/* ---- verify_system.c: state that is neither registers nor memory ----------------------------------------------------- */
+
+/* The effect of a system instruction in line. False: it is none, or the interpreter has to do it. */
+bool verify_system_effect(struct check *c);
+bool verify_state_is_before(const struct path *p);
+bool verify_state_is_after(const struct check *c, const struct path *p);
+/* h, at `at`, accesses struct x86_cpu: in order or not; *other: it does not. */
+bool verify_cpu_access(struct check *c, struct path *p, const struct x86_insn *h, u32 at, bool *other);
+bool verify_state_write(struct check *c, struct path *p, u32 at, value x);
+/* pdep of x by the mask at `field`; not. */
+value verify_deposit(struct check *c, value x, u32 field);
 
 /* ---- verify_access.c: fields of struct bt, guest memory ------------------------------------------------------------- */
 
+bool verify_entry(const struct check *c, u32 addend, bool *write);      /* is the addend of an L0 entry, for stores if *write */
 bool verify_read_field(struct check *c, struct path *p, u32 field, value *out);
 bool verify_write_field(struct check *c, struct path *p, u32 field, value x);
 bool verify_slot_is_whole(const struct check *c, const struct path *p);         /* no L0 entry is half replaced */

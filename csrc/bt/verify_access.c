@@ -9,7 +9,8 @@ static int own_of(u32 field)
 {
     if (field >= GS(hi) && field < GS(hi) + 24 && !((field - GS(hi)) % 8))
         return OWN_HI + (int)(field - GS(hi)) / 8;
-    return field == GS(tmp) ? OWN_TMP : field == GS(tmp2) ? OWN_TMP2 : field == GS(entry) ? OWN_ENTRY : field == GS(left) ? OWN_LEFT : -1;
+    return field == GS(tmp) ? OWN_TMP : field == GS(tmp2) ? OWN_TMP2 : field == GS(entry) ? OWN_ENTRY : field == GS(left) ? OWN_LEFT :
+           field == GS(flag_a) ? OWN_FLAG_A : field == GS(flag_b) ? OWN_FLAG_B : -1;
 }
 
 /* The L0 entry that has this field, as its offset, or 0; *write: which half, *addend: which word. Of the block's own set only. */
@@ -22,6 +23,12 @@ static u32 slot_of(const struct check *c, u32 field, bool *write, bool *addend)
     return field - off % 16;
 }
 
+bool verify_entry(const struct check *c, u32 addend, bool *write)
+{
+    bool is_addend;
+    return slot_of(c, addend, write, &is_addend) && is_addend;
+}
+
 bool verify_read_field(struct check *c, struct path *p, u32 field, value *out)
 {
     int own = own_of(field);
@@ -31,7 +38,7 @@ bool verify_read_field(struct check *c, struct path *p, u32 field, value *out)
         *out = p->own[own];
     else if (slot && slot == p->slot)
         *out = addend ? p->slot_addend : p->slot_negated;
-    else if (slot || field == GS(seg_base) || field == GS(seg_base) + 8)
+    else if (slot || field == GS(x87_out) || field == GS(seg_base) || field == GS(seg_base) + 8 || field == GS(cpu))
         *out = value_atom(&c->values, VAL_FIELD, 0, field, 8);
     else
         return verify_refuse(c, "reads a field that is not translated code's");
@@ -58,6 +65,14 @@ bool verify_write_field(struct check *c, struct path *p, u32 field, value x)
     }
     if (own >= 0) {
         p->own[own] = x;
+        return true;
+    }
+    if (field == GS(sti_flags) || field == GS(seg_base) + 8)
+        return verify_state_write(c, p, OF_BT | field, x);
+    if (field == GS(x87_ip)) {
+        if (!p->acted || !c->effect.sets_ip || x != value_const(v, c->b->va + c->off))
+            return verify_refuse(c, "FIP becomes what it is not");
+        p->ip_set = true;
         return true;
     }
     if (!slot)
@@ -93,7 +108,8 @@ static bool tested(struct check *c, const struct path *p, value negated, value l
         u64 clear = f->kind == CLEAR ? f->n : 0, page = ~(u64)(PAGE_SIZE - 1);
         if (f->kind == ZERO && n->kind == VAL_PEXT && n->width == 8)
             of = n->term[0], clear = mask_at(c, (u32)n->n);
-        if (f->kind == BELOW && of == first && align <= 1 && f->n <= PAGE_SIZE - size)
+        u64 apart;
+        if (f->kind == BELOW && align <= 1 && value_apart(&c->values, first, of, &apart) && apart <= PAGE_SIZE && f->n + apart + size <= PAGE_SIZE)
             return true;
         if ((clear & page) != page)
             continue;
@@ -113,13 +129,19 @@ bool verify_access(struct check *c, const struct path *p, value address, unsigne
         memset(&sum, 0, sizeof sum), sum.nr = address != 0, sum.term[0] = address;
     for (unsigned k = 0; k < sum.nr; k++) {
         struct value_node addend = c->values.v[sum.term[k]];
-        bool for_write, is_addend;
+        bool for_write;
         if (sum.shift[k] || !value_without(&c->values, address, sum.term[k], lin))
             continue;
         if (addend.kind == VAL_L1_ADDEND) {             /* width: log2 of the size, 16: aligned, 32: for stores */
             if (addend.term[0] != *lin || size > 1u << (addend.width & 15) || (align > 1 && !(addend.width & 16)))
                 return verify_refuse(c, "the lookup was for another address, for fewer bytes or for any alignment");
             return write && !(addend.width & 32) ? verify_refuse(c, "a store through an entry for loads") : true;
+        }
+        if (addend.kind == VAL_CARRIED_ADDEND) {
+            value negated = value_atom(&c->values, VAL_CARRIED_NEGATED, 0, addend.n, 0);
+            if (write && !addend.n)
+                return verify_refuse(c, "a store through an entry for loads");
+            return tested(c, p, negated, *lin, size, align) || verify_refuse(c, "no test shows that all bytes are in the entry's page");
         }
         if (addend.kind == VAL_INDEXED && c->values.v[addend.term[0]].kind == VAL_L1_INDEX) {    /* L1 in line: linear + negated + host */
             u32 half = L1 * 8, set = (c->b->context & CTX_SET) * 2 * half, side = (u32)addend.n - GS(l1_host) - set;
@@ -131,7 +153,7 @@ bool verify_access(struct check *c, const struct path *p, value address, unsigne
                 return verify_refuse(c, "a store through an entry for loads");
             return tested(c, p, entry, rest, size, align) || verify_refuse(c, "no test shows that all bytes are in the entry's page");
         }
-        if (addend.kind != VAL_FIELD || !slot_of(c, (u32)addend.n, &for_write, &is_addend) || !is_addend)
+        if (addend.kind != VAL_FIELD || !verify_entry(c, (u32)addend.n, &for_write))
             continue;
         if (write && !for_write)
             return verify_refuse(c, "a store through an entry for loads");

@@ -21,6 +21,7 @@ enum lane_exit_kind {
     EXIT_IDLE,              /* nothing runs: wait for outside input or until a = deadline (NEVER: none) */
     EXIT_DEBUG,             /* a vCPU met what the debugger asked for, its domain stands still: a = enum debug_reason, b = address */
     EXIT_SERIAL,            /* a PC's serial port has output waiting: xl_pc_output */
+    EXIT_ENGINE,            /* a vCPU that was to be translated is interpreted: no memory, or none that is executable */
     EXIT_STALLED,           /* virtual clock: nothing runs, no timer is set */
 };
 

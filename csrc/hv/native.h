@@ -31,6 +31,8 @@ void native_begin(struct vcpu *v, const u64 *stop_at);
 void native_enter(struct vcpu *v);
 /* Runs up to n instructions in the translator or the interpreter, unless v must park; leaves guest mode, and tells the debugger if that is why. */
 enum x86_exit native_execute(struct vcpu *v, u64 n);
+/* x86_ops.code_changed: native_enter waits for the others. Real clock. */
+void native_code_changed(struct x86_cpu *c, const u8 *p);
 /* x86_ops.code_page: other vCPUs may have write entries, and be in guest mode with them. Leaves guest mode meanwhile. */
 void native_code_page(struct x86_cpu *c, const u8 *p);
 

@@ -117,6 +117,9 @@ void vcpu_check_slice(struct vcpu *v);
 /* Ends SCHEDOP_poll's book-keeping of v, and its timer (hv/sched_op.c). [self] */
 void vcpu_poll_end(struct vcpu *v);
 
+/* ns that v has run since its creation, the run under way included. Any thread. */
+u64  vcpu_run_time(struct vcpu *v);
+
 /* The Python vCPU that runs has come to rest: charges it, and queues it again if it is runnable. */
 void sched_put_back(struct vcpu *v);
 

@@ -19,7 +19,8 @@ enum {
 enum {
     WORK_park   = 1,            /* pause_flags may be nonzero or the slice is over: give the pCPU back */
     WORK_upcall = 2,            /* an unmasked event is pending: deliver the upcall */
-    WORK_flush  = 4,            /* machine code: leave guest mode and enter it again, somebody waits for the TLB flush */
+    WORK_flush  = 4,            /* machine code: leave guest mode and enter it again, somebody waits for that */
+    WORK_code   = 8,            /* machine code, set by itself: it has changed translated code, and waits for the others before it goes on */
 };
 
 /* Debuggers (xl_debug_*): what a point watches; why the domain stopped. */

@@ -42,6 +42,7 @@ struct vcpu {
     struct x86_cpu *cpu;        /* registers; NULL unless it runs machine code. [self] */
 
     u32 in_guest;               /* nesting of vcpu_enter_guest. atomic; see machine/mmu.h */
+    u32 guest_entries;          /* real clock: how often it has entered guest mode. atomic */
     u32 tlb_flush_wanted;       /* atomic */
     struct tlb *tlb;            /* [self]; flushed by others only through tlb_flush_wanted */
     u32 cr3_mfn, user_cr3_mfn;  /* kernel / user L4, each with a type reference; 0: none. [self, mm.lock] */
@@ -70,6 +71,8 @@ struct vcpu {
     struct {                    /* hv/native.c. [self] */
         const u64 *stop_at;     /* until when it may run: of the backend's run() under way */
         u64 charged;            /* cpu->retired up to which the clock was advanced */
+        bool untranslated;      /* no translator could be made for it: not tried again */
+        bool changed_foreign;   /* with WORK_code: in a frame that other domains may map */
     } native;
     struct {                    /* hv/debug.c. [self; the lane while it rests] */
         bool step;              /* stop after this one instruction */
@@ -103,6 +106,10 @@ static inline bool vcpu_event_deliverable(const struct vcpu *v)
 {
     return read_once(v->info->evtchn_upcall_pending) && !read_once(v->info->evtchn_upcall_mask);
 }
+
+/* Makes v look at its exit_work at once where it would otherwise finish its slice of translated code. May be lost: who waits repeats it. Any
+ * thread; real clock. hv/native.c */
+void vcpu_nudge(struct vcpu *v);
 
 /* Sets evtchn_upcall_pending and, if it was clear, kicks the vCPU. (5.3 "mark upcall") */
 void vcpu_mark_events_pending(struct vcpu *v);

@@ -287,7 +287,8 @@ void *frame_write_begin(struct host *h, u64 mfn, const struct domain *d)
 
 void frame_write_end(struct host *h, u64 mfn)
 {
-    codemap_wrote_page(&h->machine.codemap, mfn, ~0ul);        /* again, behind the writes: it may have been translated meanwhile */
+    smp_mb();
+    codemap_wrote_page(&h->machine.codemap, mfn, ~0ul);        /* again, behind the writes (machine/codemap.h, rule 2) */
     put_page_and_type(h, mfn);
 }
 

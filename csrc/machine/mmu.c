@@ -15,10 +15,7 @@ void tlb_flush_local(struct vcpu *v)
     struct tlb *t = v->tlb;
     u64 stamp = atomic_add(&v->host->tlb_clock, 1) + 1;
     if (t->used) {
-        if (t->generation == PAGE_SIZE - 1)     /* old tags would become valid again */
-            memset(t->e, 0, sizeof t->e);
-        t->generation = t->generation % (PAGE_SIZE - 1) + 1;
-        t->used = false;
+        tlb_next_generation(t);
         if (v->cpu)
             v->cpu->code.tag = 0;               /* its generation comes round too */
         stat_inc(v, tlb_flushes);
@@ -33,6 +30,7 @@ void tlb_flush_page_local(struct vcpu *v, u64 va)
         if (e->read_tag == tlb_tag(v->tlb, va))
             e->read_tag = e->write_tag = e->exec_tag = 0;
     }
+    v->tlb->flushed_va = va;
     v->tlb->page_flushes++;
     if (v->cpu)
         v->cpu->code.tag = 0;
@@ -47,10 +45,12 @@ void vcpu_enter_guest(struct vcpu *v)
         v->in_guest++;
         return;
     }
-    if (threaded(v->host))
+    if (threaded(v->host)) {
+        write_once(v->guest_entries, v->guest_entries + 1);
         xchg(&v->in_guest, 1);          /* full barrier: announce, then look for a wanted flush */
-    else
+    } else {
         v->in_guest = 1;
+    }
     if (unlikely(load_acquire(v->tlb_flush_wanted))) {
         xchg(&v->tlb_flush_wanted, 0);
         tlb_flush_local(v);
@@ -62,20 +62,54 @@ void vcpu_leave_guest(struct vcpu *v)
     store_release(v->in_guest, v->in_guest - 1);
 }
 
+/* One round of waiting for v to leave guest mode. Machine code would stay there for long: it is told, and again, as a nudge may be lost. */
+static void wait_for(struct vcpu *v, unsigned spins)
+{
+    if (v->cpu && spins % 128 == 0) {
+        atomic_or(&v->exit_work, WORK_flush);
+        vcpu_nudge(v);
+    }
+    if (spins % 128 == 127)
+        sched_yield();                  /* its thread may have lost the host CPU in the middle of a copy */
+    else
+        cpu_relax();
+}
+
 /* Makes v flush before it next uses its TLB, and waits while it is using it now. */
 static void want_flush(struct vcpu *v)
 {
     xchg(&v->tlb_flush_wanted, 1);
     if (!threaded(v->host))
         return;
-    if (v->cpu && load_acquire(v->in_guest))    /* machine code may stay in guest mode for long */
-        atomic_or(&v->exit_work, WORK_flush);
-    for (unsigned spins = 1; load_acquire(v->in_guest) && load_acquire(v->tlb_flush_wanted); spins++) {
-        if (spins % 128)
-            cpu_relax();
-        else
-            sched_yield();              /* its thread may have lost the host CPU in the middle of a copy */
+    for (unsigned spins = 0; load_acquire(v->in_guest) && load_acquire(v->tlb_flush_wanted); spins++)
+        wait_for(v, spins);
+}
+
+static void guest_mode_wait_domain(struct domain *d)
+{
+    for (u32 i = 0; i < d->nr_vcpus; i++) {
+        struct vcpu *v = load_acquire(d->vcpu[i]);
+        if (!v || !v->cpu)
+            continue;
+        u32 entries = load_acquire(v->guest_entries);
+        for (unsigned spins = 0; load_acquire(v->in_guest) && load_acquire(v->guest_entries) == entries; spins++)
+            wait_for(v, spins);
     }
+}
+
+void guest_mode_wait(struct host *h, struct domain *d)
+{
+    if (!threaded(h))
+        return;
+    smp_mb();
+    if (d) {
+        guest_mode_wait_domain(d);
+        return;
+    }
+    spin_lock(&h->domains_lock);
+    for (d = h->domains; d; d = d->next)
+        guest_mode_wait_domain(d);
+    spin_unlock(&h->domains_lock);
 }
 
 static void shootdown_domain(struct domain *d, u64 stamp)
@@ -153,8 +187,9 @@ static bool set_ad(struct host *h, u64 table_mfn, u64 *pte, u64 seen, u64 bits)
 {
     if ((seen & bits) == bits)
         return true;
+    bool done = cmpxchg(pte, &seen, seen | bits);       /* a full barrier; then the codemap is told */
     frame_mark_dirty(&h->machine, table_mfn);
-    return cmpxchg(pte, &seen, seen | bits);
+    return done;
 }
 
 /* One walk. Returns 0 and the leaf in *out, with RW only if every level has it and NX if any has, or -EFAULT with *error_code. Tables
@@ -334,8 +369,12 @@ int mmu_write(struct vcpu *v, u64 va, const void *src, u64 n, struct mmu_fault *
             rc = -XEN_EFAULT;
             break;
         }
-        codemap_wrote(&v->host->machine.codemap, page + va % PAGE_SIZE, part);
+        bool code = codemap_has(&v->host->machine.codemap, page);       /* no: a first claim waits until we have left guest mode */
         move(page + va % PAGE_SIZE, in, part);
+        if (unlikely(code)) {
+            smp_mb();
+            codemap_wrote(&v->host->machine.codemap, page + va % PAGE_SIZE, part);
+        }
         in += part, va += part, n -= part;
     }
     vcpu_leave_guest(v);

@@ -6,6 +6,8 @@
 #ifndef XL_MACHINE_TLB_H
 #define XL_MACHINE_TLB_H
 
+#include <string.h>
+
 #include "base/types.h"
 
 enum { TLB_ENTRIES = 256 };
@@ -19,11 +21,24 @@ struct tlb {
     struct tlb_entry e[2][TLB_ENTRIES];     /* PV: [0] kernel-mode root, [1] user-mode root; otherwise [0] CPL 0-2, [1] CPL 3 */
     u64 stamp;                              /* host->tlb_clock at the last full flush */
     u32 generation;                         /* 1..4095, in the tags' low bits: a full flush is an increment */
-    u32 page_flushes;                       /* single entries cleared by command: who keeps copies of entries looks at it and at generation */
+    u32 page_flushes;                       /* single entries cleared by command, */
+    u64 flushed_va;                         /* the last of them; */
+    u64 flushes;                            /* full flushes: who keeps copies of entries looks at these. Generations come round */
+    struct { u64 first, last; } large[2];   /* x86/paging.c: linear addresses of large pages seen since, in each half of the address space */
     bool used;                              /* holds entries of this generation */
 };
 
 static inline u64 tlb_tag(const struct tlb *t, u64 va) { return (va & ~(u64)(PAGE_SIZE - 1)) | t->generation; }
+
+/* A full flush: entries of older generations do not count. */
+static inline void tlb_next_generation(struct tlb *t)
+{
+    if (t->generation == PAGE_SIZE - 1)         /* old tags would become valid again */
+        memset(t->e, 0, sizeof t->e);
+    t->generation = t->generation % (PAGE_SIZE - 1) + 1;
+    t->flushes++;
+    t->used = false;
+}
 
 static inline struct tlb_entry *tlb_slot(struct tlb *t, unsigned set, u64 va)
 {

@@ -67,7 +67,8 @@ static const struct device {
     bool wide;                          /* sees accesses of 2 and 4 bytes whole */
     u32  (*read)(struct pc *pc, u16 port, unsigned size);
     void (*write)(struct pc *pc, u16 port, unsigned size, u32 value);
-} PORTS[] = {
+} PORTS[] = {                           /* often used ones first */
+    { 0x3f8, 0x3ff, false, uart_read,    uart_write },
     { 0x020, 0x021, false, pic_read,     pic_write },
     { 0x040, 0x043, false, pit_read,     pit_write },
     { 0x060, 0x060, false, zero,         ignore },
@@ -78,7 +79,6 @@ static const struct device {
     { 0x0a0, 0x0a1, false, pic_read,     pic_write },
     { 0x0e9, 0x0e9, false, debug_read,   debug_write },
     { 0x0f4, 0x0f4, true,  zero,         debug_exit },
-    { 0x3f8, 0x3ff, false, uart_read,    uart_write },
     { 0xcf9, 0xcf9, false, cf9_read,     cf9_write },
     { 0xcf8, 0xcff, true,  pci_read,     pci_write },
 };
@@ -95,8 +95,8 @@ u32 pc_port_read(struct pc *pc, u16 port, unsigned size)
 {
     const struct device *d = find(port);
     u32 value = 0;
-    if (d && d->wide)
-        return d->read(pc, port, size);
+    if (d && (d->wide || (size == 1 && d->read)))
+        return d->read(pc, port, size) & (size == 1 ? 0xff : ~0u);
     for (unsigned k = 0; k < size; k++) {
         d = find((u16)(port + k));
         value |= (d && d->read ? d->read(pc, (u16)(port + k), 1) & 0xff : 0xff) << 8 * k;
@@ -107,8 +107,8 @@ u32 pc_port_read(struct pc *pc, u16 port, unsigned size)
 void pc_port_write(struct pc *pc, u16 port, unsigned size, u32 value)
 {
     const struct device *d = find(port);
-    if (d && d->wide) {
-        d->write(pc, port, size, value);
+    if (d && (d->wide || size == 1)) {
+        d->write(pc, port, size, size == 1 ? value & 0xff : value);
         return;
     }
     for (unsigned k = 0; k < size; k++) {

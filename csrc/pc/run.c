@@ -179,7 +179,7 @@ const struct x86_ops pc_ops = {
     .name = "pc", .page = pc_page, .mmio = mmio, .exception = exception, .interrupt = interrupt, .soft_int = x86_soft_int_idt,
     .syscall = x86_syscall_native, .sysenter = x86_sysenter_native, .descriptor = x86_descriptor_native, .cpuid = cpuid, .tsc = tsc,
     .rdmsr = x86_rdmsr_native, .wrmsr = wrmsr, .in = in, .out = out, .debug = debug_check, .watch = debug_watch, .cr8_written = cr8_written,
-    .phys = pc_phys, .code_page = native_code_page,
+    .phys = pc_phys, .code_page = native_code_page, .code_changed = native_code_changed,
 };
 
 /* ---- the loop ---------------------------------------------------------------------------------------------------- */

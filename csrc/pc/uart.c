@@ -167,7 +167,7 @@ void uart_write(struct pc *pc, u16 port, unsigned size, u32 value)
         u->msr_delta |= (modem(u) ^ u->modem) >> 4;
         u->modem = modem(u);
         break;
-    case 7: u->scratch = x; break;
+    case 7: u->scratch = x; return;     /* nothing depends on it */
     }
     update(pc);
 }

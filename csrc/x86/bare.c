@@ -84,11 +84,7 @@ static void bare_soft_int(struct x86_cpu *c, u8 vector)
 
 static void bare_syscall(struct x86_cpu *c)
 {
-    struct x86_bare *b = bare_of(c);
-    if (b->options & XL_BARE_STOP_EXCEPTIONS)
-        stop_by(b, &(struct x86_exception){ .vector = 0, .soft = true, .error = 256 });
-    else
-        x86_syscall_native(c);
+    stop_by(bare_of(c), &(struct x86_exception){ .vector = 0, .soft = true, .error = 256 });
 }
 
 static void bare_interrupt(struct x86_cpu *c)
@@ -124,24 +120,24 @@ static void bare_out(struct x86_cpu *c, u16 port, unsigned size, u32 value)
 
 static void bare_code_page(struct x86_cpu *c, const u8 *p) { x86_tlb_flush(c); }
 
-const struct x86_ops x86_bare_ops = {
-    .name = "bare",
-    .page = bare_page,
-    .exception = bare_exception,
-    .interrupt = bare_interrupt,
-    .soft_int = bare_soft_int,
-    .syscall = bare_syscall,
-    .sysenter = x86_sysenter_native,
-    .descriptor = x86_descriptor_native,
-    .cpuid = x86_cpuid_native,
-    .tsc = bare_tsc,
-    .rdmsr = x86_rdmsr_native,
-    .wrmsr = x86_wrmsr_native,
-    .in = bare_in,
-    .out = bare_out,
-    .phys = bare_phys,
-    .code_page = bare_code_page,
-};
+#define BARE_OPS \
+    .name = "bare", \
+    .page = bare_page, \
+    .exception = bare_exception, \
+    .interrupt = bare_interrupt, \
+    .soft_int = bare_soft_int, \
+    .sysenter = x86_sysenter_native, \
+    .descriptor = x86_descriptor_native, \
+    .cpuid = x86_cpuid_native, \
+    .tsc = bare_tsc, \
+    .rdmsr = x86_rdmsr_native, \
+    .wrmsr = x86_wrmsr_native, \
+    .in = bare_in, \
+    .out = bare_out, \
+    .phys = bare_phys, \
+    .code_page = bare_code_page
+const struct x86_ops x86_bare_ops = { BARE_OPS, .syscall = x86_syscall_native };
+static const struct x86_ops stop_ops = { BARE_OPS, .syscall = bare_syscall };  /* XL_BARE_STOP_EXCEPTIONS */
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
@@ -180,6 +176,13 @@ void xl_bare_destroy(struct x86_bare *b)
 {
     if (!b)
         return;
+    bt_destroy(&b->cpu);
+    for (unsigned n = 0; n < b->nr_regions; n++) {
+        free(b->region_codemap[n].lines);
+        free(b->region_codemap[n].generation);
+    }
+    free(b->codemap.lines);
+    free(b->codemap.generation);
     free(b->ram);
     free(b->nowhere);
     free(b->icache_memory);
@@ -393,13 +396,15 @@ void xl_bare_set_fx(struct x86_bare *b, const void *fx)
 void xl_bare_options(struct x86_bare *b, unsigned options)
 {
     b->options = options;
+    b->cpu.ops = options & XL_BARE_STOP_EXCEPTIONS ? &stop_ops : &x86_bare_ops;
+    bt_flush(&b->cpu);                  /* what translations do for syscall depends on it */
     b->cpu.icache = options & XL_BARE_NO_ICACHE ? NULL : b->icache;
 }
 
 int xl_bare_run(struct x86_bare *b, u64 budget)
 {
     b->stopped = false;
-    if (b->cpu.bt && b->nr_regions)
+    if (b->cpu.bt && b->nr_regions && !(b->options & XL_BARE_KEEP_CODE))
         bt_flush(&b->cpu);              /* whose memory they are has written there as it likes */
     return b->cpu.bt ? bt_run(&b->cpu, budget) : x86_run(&b->cpu, budget);
 }

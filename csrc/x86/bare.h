@@ -46,7 +46,8 @@ void xl_bare_get_fx(struct x86_bare *b, void *fx);
 void xl_bare_set_fx(struct x86_bare *b, const void *fx);
 
 enum { XL_BARE_STOP_EXCEPTIONS = 1,     /* exceptions and software interrupts are not delivered: the run stops and reports them; SYSCALL too, as vector 256 */
-       XL_BARE_NO_ICACHE = 2 };
+       XL_BARE_NO_ICACHE = 2,
+       XL_BARE_KEEP_CODE = 4 };         /* who writes code into regions says so (codemap_wrote): translations outlast a run. Else each run begins without */
 void xl_bare_options(struct x86_bare *b, unsigned options);
 /* What runs it: false, with the first machine, the interpreter; true: the translator, with BT_* options (bt/bt.h). -ENOTSUP: not on this host. */
 int xl_bare_engine(struct x86_bare *b, bool translate, unsigned options);

@@ -1,11 +1,11 @@
 /* Hostile machines: any bytes as code, in any mode, with any register and page-table contents.
  *
- * Owns: xl_bare_fuzz. Called by: tests/property/test_x86_fuzz.py, `make fuzz`. Each machine is made from one seed and run three times
+ * Owns: xl_bare_fuzz. Called by: tests/property/test_x86_fuzz.py, bt/fuzz.c, `make fuzz`. Each machine is made from one seed and run three times
  * from the same state: in one go with the decode cache; in one go without it; instruction by instruction. Whatever the guest does,
  * the three end in the same state, after the same number of units of budget; the host survives (the sanitizer build looks at how).
  * No locks.
  */
-#include "x86/bare.h"
+#include "x86/bare_fuzz.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -14,7 +14,7 @@
 #include "machine/frame.h"
 #include "x86/insn.h"
 
-enum { RAM = 1 << 20, SYS = RAM - XL_BARE_SYSTEM, PT = SYS + 0x6000, CODE = 0x1000, CODE_END = 0x3000, UNITS = 300 };
+enum { RAM = BARE_FUZZ_RAM, SYS = RAM - XL_BARE_SYSTEM, PT = SYS + 0x6000, CODE = 0x1000, CODE_END = 0x3000, UNITS = BARE_FUZZ_UNITS };
 
 static u32 below(struct rng *r, u32 n) { return (u32)((rng_u64(r) >> 32) * n >> 32); }
 static bool chance(struct rng *r, u32 percent) { return below(r, 100) < percent; }
@@ -231,7 +231,7 @@ static void any_state(struct rng *r, struct x86_bare *b)
         xl_bare_interrupt(b, below(r, 256));
 }
 
-static void make_machine(struct x86_bare *b, u64 seed)
+void bare_fuzz_make(struct x86_bare *b, u64 seed)
 {
     struct rng r = { seed };
     rng_u64(&r);
@@ -254,12 +254,13 @@ static void make_machine(struct x86_bare *b, u64 seed)
 
 /* ---- running and comparing --------------------------------------------------------------------------------------- */
 
-/* At most UNITS, in runs of `step`. Returns how many are left; a stop of another kind than budget and the exit port ends it. */
-static u64 run(struct x86_bare *b, u64 step)
+u64 bare_fuzz_run(struct x86_bare *b, u64 units, u64 step, bool flush)
 {
-    u64 left = UNITS;
+    u64 left = units;
     while (left) {
         u64 now = step < left ? step : left;
+        if (flush)
+            x86_tlb_flush(&b->cpu);
         int exit = xl_bare_run(b, now);
         left -= now - (b->cpu.limit - b->cpu.retired);
         if ((exit != X86_BUDGET && exit != X86_STOPPED) || b->stopped)
@@ -272,7 +273,7 @@ static u64 run(struct x86_bare *b, u64 step)
     X(tr) X(gdtr.base) X(gdtr.limit) X(idtr.base) X(idtr.limit) X(cr0) X(cr2) X(cr3) X(cr4) X(cr8) X(efer) X(dr) X(pending_db) X(star) \
     X(lstar) X(cstar) X(sfmask) X(kernel_gs_base) X(sysenter_cs) X(sysenter_esp) X(sysenter_eip) X(tsc_aux) X(pat) X(apic_base) X(pdpte) X(halted) X(shutdown) X(delivering) X(undecoded) X(fx)
 
-static const char *state_differs(const struct x86_cpu *a, const struct x86_cpu *b)
+const char *bare_fuzz_differs(const struct x86_cpu *a, const struct x86_cpu *b)
 {
 #define X(field) if (memcmp(&a->field, &b->field, sizeof a->field)) return #field;
     STATE(X)
@@ -280,8 +281,7 @@ static const char *state_differs(const struct x86_cpu *a, const struct x86_cpu *
     return NULL;
 }
 
-/* What no guest can do to its CPU. */
-static const char *state_broken(const struct x86_bare *b)
+const char *bare_fuzz_broken(const struct x86_bare *b)
 {
     const struct x86_cpu *c = &b->cpu;
     if (c->r[X86_ZERO])
@@ -312,7 +312,7 @@ u64 xl_bare_fuzz(u64 seed, u64 machines, u8 *ram, char *report, u64 size)
     u64 n;
     report[0] = 0;
     for (n = 0; b && n < machines && !report[0]; n++) {
-        make_machine(b, seed + n);
+        bare_fuzz_make(b, seed + n);
         u64 left = 0;
         u8 *const first_ram = ram, *const end_ram = ram + RAM;
         memcpy(first_ram, b->ram, RAM);
@@ -328,10 +328,10 @@ u64 xl_bare_fuzz(u64 seed, u64 machines, u8 *ram, char *report, u64 size)
                 x86_tlb_flush(&b->cpu);
             }
             xl_bare_options(b, options | (way == 1 ? XL_BARE_NO_ICACHE : 0));
-            u64 rest = run(b, way == 2 ? 1 : UNITS);
-            const char *wrong = state_broken(b);
+            u64 rest = bare_fuzz_run(b, UNITS, way == 2 ? 1 : UNITS, false);
+            const char *wrong = bare_fuzz_broken(b);
             if (!wrong && way) {
-                wrong = rest != left ? "units used" : state_differs(&end, &b->cpu);
+                wrong = rest != left ? "units used" : bare_fuzz_differs(&end, &b->cpu);
                 if (!wrong && memcmp(end_ram, b->ram, RAM))
                     wrong = "memory";
             }

@@ -53,15 +53,18 @@ void x86_derive(struct x86_cpu *c)
     c->real = !(c->cr0 & X86_CR0_PE) || (c->rflags & X86_VM);
     u16 cs = c->seg[X86_CS].attr;
     c->mode = c->long_mode && !c->real && cs & X86_ATTR_L ? 64 : cs & X86_ATTR_DB ? 32 : 16;
-    for (unsigned s = 0; s < X86_NR_SEGS; s++)
-        c->lin_base[s] = c->mode == 64 && s != X86_FS && s != X86_GS ? 0 : c->seg[s].base;
+    for (unsigned s = X86_ES; s <= X86_DS; s++)
+        c->lin_base[s] = c->mode == 64 ? 0 : c->seg[s].base;
+    c->lin_base[X86_FS] = c->seg[X86_FS].base;
+    c->lin_base[X86_GS] = c->seg[X86_GS].base;
     if (c->ops->phys)
         c->tlb_set = c->cpl == 3;
 
     bool align = c->cpl == 3 && c->cr0 & X86_CR0_AM && c->rflags & X86_AC;      /* vol. 3, 6.15, #AC */
     c->strict = (c->strict & ~X86_STRICT_ALIGN) | (align ? X86_STRICT_ALIGN : 0);
     c->slow = (c->slow & ~X86_SLOW_TF) | (c->rflags & (X86_TF | X86_RF) ? X86_SLOW_TF : 0);
-    x86_debug_derive(c);
+    if (unlikely(c->dr[7] & 0xff || c->strict & X86_STRICT_BREAKPOINT || c->slow & X86_SLOW_BREAKPOINT))
+        x86_debug_derive(c);            /* a breakpoint is enabled, or was */
     c->code.tag = 0;
 }
 

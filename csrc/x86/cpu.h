@@ -191,6 +191,9 @@ struct x86_ops {
     /* The page at host address p begins to hold translated code, and c->codemap says so already: when it returns, no TLB has a write entry
      * for it. NULL: no page can. */
     void (*code_page)(struct x86_cpu *c, const u8 *p);
+    /* A store of c's took away what was translated of the page at p: before c's next instruction no other CPU may run translations made before.
+     * In the middle of an instruction. NULL: there is no other CPU. */
+    void (*code_changed)(struct x86_cpu *c, const u8 *p);
     x86_phys_fn *phys;          /* what PDPTEs are read through; also: x86_derive sets tlb_set by CPL. NULL (PV): tlb_set is the owner's business */
 };
 
@@ -209,7 +212,7 @@ enum x86_exit {
 enum x86_exit x86_run(struct x86_cpu *c, u64 budget);
 /* x86_run returns X86_STOPPED when the instruction under way has ended (or its exception is delivered). */
 static inline void x86_stop(struct x86_cpu *c) { c->slow |= X86_SLOW_STOP; }
-/* Tells c->codemap again what mem.c told it before the last stores, now that they are done. */
+/* Tells c->codemap of the last stores into translated code (c->wrote), which are done. */
 void x86_wrote_code(struct x86_cpu *c);
 
 /* What x86_run is made of, for the translator, which puts blocks between the instructions (bt/run.c). begin sets c->limit; the caller sets
@@ -263,10 +266,11 @@ u8 *x86_page_walk(struct x86_cpu *c, u64 va, unsigned access, struct x86_fault *
 enum { X86_PHYS_BITS = 40 };    /* MAXPHYADDR: address bits above it are reserved in page tables and cr3; CPUID leaf 80000008h says so */
 /* Loads c->pdpte[] from the table at cr3 through ops->phys (vol. 3, 4.4.1). False: a reserved bit is set, nothing was loaded: #GP(0). */
 bool x86_load_pdptes(struct x86_cpu *c, u64 cr3);
-/* Forgets translations, of data and of code: all (mov cr3; changes of cr0.PG/WP, cr4.PAE/PSE/PGE, EFER.NXE), or those of one page (invlpg).
- * Who changes c->tlb otherwise: a new generation is noticed; after clearing single entries set c->code.tag = 0. */
+/* Forgets translations, of data and of code: all (mov cr3; changes of cr0.PG/WP, cr4.PAE/PSE/PGE, EFER.NXE), those of one page of 4 KiB,
+ * or those of the page of va, whatever its size (invlpg). Who changes c->tlb otherwise: a new generation is noticed; after clearing single entries set c->code.tag = 0. */
 void x86_tlb_flush(struct x86_cpu *c);
 void x86_tlb_flush_page(struct x86_cpu *c, u64 va);
+void x86_tlb_flush_linear(struct x86_cpu *c, u64 va);
 
 /* Debug registers (vol. 3, 17.2). debug.c. DR6 bits of the enabled breakpoints that an access hits; kind as R/W in DR7. */
 enum { X86_DR_EXEC = 0, X86_DR_WRITE = 1, X86_DR_IO = 2, X86_DR_ACCESS = 3, X86_DR6_BD = 1 << 13, X86_DR6_BS = 1 << 14, X86_DR7_GD = 1 << 13 };

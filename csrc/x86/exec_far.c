@@ -321,6 +321,7 @@ static void iret_task(struct x86_cpu *c)
 
 static void iret(struct x86_cpu *c, const struct x86_insn *i)
 {
+    x86_serialize();
     if ((c->rflags & X86_VM) && x86_iopl(c) < 3)
         x86_raise_error(c, X86_GP, 0);
     if (x86_protected(c) && (c->rflags & X86_NT)) {

@@ -26,8 +26,8 @@ static void sgdt_sidt(struct x86_cpu *c, const struct x86_insn *i, const struct 
     x86_store_bytes(c, i->mem_seg, ea, &image, c->mode == 64 ? 10 : 6);
 }
 
-static void lgdt(struct x86_cpu *c, const struct x86_insn *i) { lgdt_lidt(c, i, &c->gdtr); }
-static void lidt(struct x86_cpu *c, const struct x86_insn *i) { lgdt_lidt(c, i, &c->idtr); }
+static void lgdt(struct x86_cpu *c, const struct x86_insn *i) { x86_serialize(); lgdt_lidt(c, i, &c->gdtr); }
+static void lidt(struct x86_cpu *c, const struct x86_insn *i) { x86_serialize(); lgdt_lidt(c, i, &c->idtr); }
 static void sgdt(struct x86_cpu *c, const struct x86_insn *i) { sgdt_sidt(c, i, &c->gdtr); }
 static void sidt(struct x86_cpu *c, const struct x86_insn *i) { sgdt_sidt(c, i, &c->idtr); }
 
@@ -52,6 +52,7 @@ static u16 fetch_system(struct x86_cpu *c, u16 sel, u16 types, struct x86_seg *s
 
 static void lldt(struct x86_cpu *c, const struct x86_insn *i)
 {
+    x86_serialize();
     u16 sel = x86_read_operand(c, i, 0, 2);
     struct x86_seg s = { .sel = sel, .attr = X86_ATTR_UNUSABLE };
     if (!x86_null_sel(sel))
@@ -61,6 +62,7 @@ static void lldt(struct x86_cpu *c, const struct x86_insn *i)
 
 static void ltr(struct x86_cpu *c, const struct x86_insn *i)
 {
+    x86_serialize();
     u16 sel = x86_read_operand(c, i, 0, 2);
     struct x86_seg s;
     if (x86_null_sel(sel))
@@ -157,6 +159,7 @@ static void mov_cr(struct x86_cpu *c, const struct x86_insn *i)
         x86_write_reg(c, gpr, c->mode == 64 ? 8 : 4, x);
         return;
     }
+    x86_serialize();                                        /* also where it would not have to: mov cr8 */
     switch (n) {
     case 0: write_cr0(c, value); break;
     case 2: c->cr2 = value; break;
@@ -199,6 +202,7 @@ static void mov_dr(struct x86_cpu *c, const struct x86_insn *i)
     }
     if (n >= 6 && value >> 32)
         x86_raise_error(c, X86_GP, 0);
+    x86_serialize();
     if (n == 6)
         value = (value & 0xe00f) | 0xffff0ff0;          /* B0-3, BD, BS, BT; the rest is fixed (no RTM) */
     if (n == 7)
@@ -209,18 +213,15 @@ static void mov_dr(struct x86_cpu *c, const struct x86_insn *i)
 
 /* ---- caches, TLB, halt ---------------------------------------------------------------------------------------------- */
 
-/* A large page goes as a whole, but the soft TLB has it in pieces and does not know them: where there may be one, everything goes
- * (vol. 3, 4.10.4.1 allows more than the page). */
 static void invlpg(struct x86_cpu *c, const struct x86_insn *i)
 {
     u64 lin = c->lin_base[i->mem_seg] + x86_ea(c, i);
-    if (c->cr4 & (X86_CR4_PSE | X86_CR4_PAE))
-        x86_tlb_flush(c);
-    else
-        x86_tlb_flush_page(c, c->mode == 64 ? lin : (u32)lin);
+    x86_serialize();
+    x86_tlb_flush_linear(c, c->mode == 64 ? lin : (u32)lin);
 }
 
-static void nothing(struct x86_cpu *c, const struct x86_insn *i) {}
+/* wbinvd and invd: there is no cache to write back. */
+static void only_serialize(struct x86_cpu *c, const struct x86_insn *i) { x86_serialize(); }
 
 /* A load's checks and faults, and nothing else. */
 static void clflush(struct x86_cpu *c, const struct x86_insn *i) { x86_load8(c, i->mem_seg, x86_ea(c, i)); }
@@ -245,6 +246,7 @@ static void rdmsr(struct x86_cpu *c, const struct x86_insn *i) { c->ops->rdmsr(c
 
 static void wrmsr(struct x86_cpu *c, const struct x86_insn *i)
 {
+    x86_serialize();
     c->ops->wrmsr(c, c->r[X86_RCX], (u32)c->r[X86_RAX] | c->r[X86_RDX] << 32);
 }
 
@@ -268,6 +270,7 @@ static void cpuid(struct x86_cpu *c, const struct x86_insn *i)
 {
     static const u8 to[4] = { X86_RAX, X86_RBX, X86_RCX, X86_RDX };
     u32 out[4];
+    x86_serialize();
     c->ops->cpuid(c, c->r[X86_RAX], c->r[X86_RCX], out);
     for (unsigned n = 0; n < 4; n++)
         c->r[to[n]] = out[n];
@@ -336,8 +339,8 @@ X86_OP_ALL(clts, clts);
 X86_OP_ALL(mov_cr, mov_cr);
 X86_OP_ALL(mov_dr, mov_dr);
 X86_OP_ALL(invlpg, invlpg);
-X86_OP_ALL(wbinvd, nothing);
-X86_OP_ALL(invd, nothing);
+X86_OP_ALL(wbinvd, only_serialize);
+X86_OP_ALL(invd, only_serialize);
 X86_OP_ALL(clflush, clflush);
 X86_OP_ALL(hlt, hlt);
 X86_OP_ALL(ud2, ud);

@@ -315,6 +315,16 @@ static bool interrupt_waits(const struct x86_cpu *c)
     return c->slow & X86_SLOW_INTERRUPT && c->ops->interrupt && c->rflags & X86_IF;
 }
 
+/* The decoded instruction that c->insn stands for is about to go: what `between` would ask it next time is answered now. */
+static void forget_scratch(struct x86_cpu *c, const struct icache_entry *scratch)
+{
+    if (c->insn != &scratch->insn)
+        return;
+    if (c->slow & X86_SLOW_SHADOW && loads_ss(c->insn))
+        c->slow |= X86_SLOW_SHADOW_SS;
+    c->insn = NULL;
+}
+
 /* All reasons to leave the fast loop. True: x86_run returns *exit. */
 static bool between(struct x86_cpu *c, struct icache_entry *scratch, enum x86_exit *exit)
 {
@@ -366,8 +376,10 @@ static __attribute__((noinline)) enum x86_exit loop(struct x86_cpu *c)
 
     for (;;) {
         if (unlikely((c->slow | read_once(*attention)) || c->retired >= c->limit)) {
-            if (between(c, &scratch, &exit))
+            if (between(c, &scratch, &exit)) {
+                forget_scratch(c, &scratch);
                 return exit;
+            }
             continue;
         }
         e = fetch(c, ic, &scratch, e);
@@ -406,12 +418,16 @@ bool x86_run_between(struct x86_cpu *c, enum x86_exit *exit)
     struct icache_entry scratch;
     scratch.key = 0;
     scratch.next = &scratch;
-    return between(c, &scratch, exit);
+    bool ends = between(c, &scratch, exit);
+    forget_scratch(c, &scratch);
+    return ends;
 }
 
 void x86_run_one(struct x86_cpu *c)
 {
-    struct icache_entry scratch = { .next = &scratch };
+    struct icache_entry scratch;        /* not zeroed: that would take longer than most instructions */
+    scratch.key = 0;
+    scratch.next = &scratch;
     const struct icache_entry *e = fetch(c, c->icache, &scratch, &scratch);
     c->insn = &e->insn;
     c->next_rip = c->r[X86_RIP] + e->insn.len;
@@ -420,6 +436,7 @@ void x86_run_one(struct x86_cpu *c)
     c->retired++;
     if (unlikely(c->slow & X86_SLOW_WROTE))
         x86_wrote_code(c);
+    forget_scratch(c, &scratch);
 }
 
 enum x86_exit x86_run(struct x86_cpu *c, u64 budget)

@@ -78,17 +78,18 @@ static void strict_access(struct x86_cpu *c, unsigned seg, u64 lin, unsigned siz
 
 /* ---- stores into translated code --------------------------------------------------------------------------------- */
 
-/* A store of n bytes at p comes. What was translated goes before it; another CPU's translator may claim the line, and read the old bytes, between
- * this and the store: so that is told again behind it, before the next instruction or the next store (x86_wrote_code). */
-static void will_write(struct x86_cpu *c, const u8 *p, unsigned n)
+struct span { u8 *part[2]; unsigned n; u64 lin; };      /* n bytes at part[0], the rest at part[1] */
+
+/* A store to s comes. What is translated there is told of it behind the store, before the next instruction or the next store of this one
+ * (x86_wrote_code): told before, another CPU's translator might read the old bytes between the two (machine/codemap.h, rule 2). */
+static void will_write(struct x86_cpu *c, const struct span *s, unsigned size)
 {
-    if (likely(!codemap_has(c->codemap, p)))
-        return;                         /* a first claim waits until this instruction is over (ops->code_page) */
-    codemap_wrote(c->codemap, p, n);
-    if (c->wrote[0].n && c->wrote[1].n)
-        x86_wrote_code(c);
-    unsigned k = c->wrote[0].n != 0;
-    c->wrote[k].p = p, c->wrote[k].n = n;
+    bool first = codemap_has(c->codemap, s->part[0]), second = s->n < size && codemap_has(c->codemap, s->part[1]);
+    if (likely(!first && !second))
+        return;                         /* a first claim waits until this instruction is over (rule 3) */
+    x86_wrote_code(c);                  /* of the stores before: they are done */
+    c->wrote[0].p = s->part[0], c->wrote[0].n = first ? s->n : 0;
+    c->wrote[1].p = s->part[1], c->wrote[1].n = second ? size - s->n : 0;
     c->slow |= X86_SLOW_WROTE;
 }
 
@@ -96,13 +97,11 @@ void x86_wrote_code(struct x86_cpu *c)
 {
     smp_mb();                           /* the store, then the look: the translator claims, then reads */
     for (unsigned k = 0; k < 2; k++)
-        if (c->wrote[k].n)
-            codemap_wrote(c->codemap, c->wrote[k].p, c->wrote[k].n);
+        if (c->wrote[k].n && codemap_wrote(c->codemap, c->wrote[k].p, c->wrote[k].n) && c->ops->code_changed)
+            c->ops->code_changed(c, c->wrote[k].p);
     c->wrote[0].n = c->wrote[1].n = 0;
     c->slow &= ~X86_SLOW_WROTE;
 }
-
-struct span { u8 *part[2]; unsigned n; u64 lin; };      /* n bytes at part[0], the rest at part[1] */
 
 /* The host memory of a whole access, or the first fault of it in *f: part[0] NULL. Raises for the segment only. */
 static inline struct span span_find(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, bool write, struct x86_fault *f)
@@ -110,22 +109,18 @@ static inline struct span span_find(struct x86_cpu *c, unsigned seg, u64 off, un
     struct span s = { .lin = linear(c, seg, off, size, write) };
     u64 in_page = s.lin % PAGE_SIZE;
     u8 *page = host_page(c, seg, s.lin, write, f);
-    s.n = size;
+    s.n = in_page + size > PAGE_SIZE ? PAGE_SIZE - in_page : size;
     if (unlikely(!page))
         return s;
-    if (unlikely(in_page + size > PAGE_SIZE)) {
-        s.n = PAGE_SIZE - in_page;
+    if (unlikely(s.n < size)) {
         s.part[1] = host_page(c, seg, (s.lin + s.n) & lin_mask(c, seg), write, f);
         if (!s.part[1])
             return s;
         /* The second lookup may have used the first one's TLB entry, never its page. */
     }
     s.part[0] = page + in_page;
-    if (write) {
-        will_write(c, s.part[0], s.n);
-        if (s.n < size)
-            will_write(c, s.part[1], size - s.n);
-    }
+    if (write)
+        will_write(c, &s, size);
     return s;
 }
 
@@ -152,7 +147,7 @@ static void device_access(struct x86_cpu *c, unsigned seg, const struct span *s,
         step = crosses ? 1 : size - done < 8 ? size - done : 8;
         if (page[k]) {
             if (write) {
-                will_write(c, page[k] + in_page, 1);
+                will_write(c, &(struct span){ .part = { page[k] + in_page }, .n = 1 }, 1);
                 page[k][in_page] = bytes[done];
             } else {
                 bytes[done] = page[k][in_page];
@@ -207,10 +202,25 @@ static inline void host_store(u8 *p, unsigned size, u64 value)
     memcpy(p, &value, size);
 }
 
+/* Host address of an access in one page that the TLB has, where nothing is to be checked but what its tags say (a page with translated code has no write
+ * entry, an address that is not canonical none at all). NULL: the slow road. */
+static inline u8 *quick_ptr(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, bool write)
+{
+    bool sys = seg == X86_SYS_SEG;
+    if (unlikely(c->strict || !(sys ? c->long_mode : c->mode == 64)))
+        return NULL;
+    u64 lin = sys ? off : c->lin_base[seg] + off;
+    const struct tlb_entry *e = tlb_slot(c->tlb, sys ? 0 : c->tlb_set, lin);
+    return (write ? e->write_tag : e->read_tag) == tlb_tag(c->tlb, lin) && lin % PAGE_SIZE + size <= PAGE_SIZE ? e->page + lin % PAGE_SIZE : NULL;
+}
+
 /* ---- loads and stores -------------------------------------------------------------------------------------------- */
 
 u64 x86_load_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size)
 {
+    const u8 *quick = quick_ptr(c, seg, off, size, false);
+    if (likely(quick != NULL))
+        return host_load(quick, size);
     struct x86_fault f;
     struct span s = span_find(c, seg, off, size, false, &f);
     u64 value = 0;
@@ -228,6 +238,11 @@ u64 x86_load_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size)
 
 void x86_store_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, u64 value)
 {
+    u8 *quick = quick_ptr(c, seg, off, size, true);
+    if (likely(quick != NULL)) {
+        host_store(quick, size, value);
+        return;
+    }
     struct x86_fault f = NO_FAULT;
     struct span s = span_find(c, seg, off, size, true, &f);
     if (unlikely(!s.part[0])) {
@@ -274,6 +289,8 @@ void x86_store_bytes(struct x86_cpu *c, unsigned seg, u64 off, const void *in, u
 
 void x86_probe_write(struct x86_cpu *c, unsigned seg, u64 off, unsigned n)
 {
+    if (likely(quick_ptr(c, seg, off, n, true) != NULL))
+        return;
     struct x86_fault f;
     struct span s = span_find(c, seg, off, n, true, &f);
     if (!s.part[0] && !f.mmio)

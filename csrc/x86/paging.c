@@ -59,9 +59,11 @@ static bool entry_set(struct x86_cpu *c, x86_phys_fn *phys, u64 pa, unsigned siz
         return true;
     u8 *p = entry_ptr(c, phys, pa, true);
     u32 seen32 = (u32)seen;
-    if (p)
-        codemap_wrote(c->codemap, p, size);
-    return !p || (size == 8 ? cmpxchg((u64 *)p, &seen, seen | bits) : cmpxchg((u32 *)p, &seen32, (u32)(seen | bits)));
+    if (!p)
+        return true;
+    bool done = size == 8 ? cmpxchg((u64 *)p, &seen, seen | bits) : cmpxchg((u32 *)p, &seen32, (u32)(seen | bits));
+    codemap_wrote(c->codemap, p, size);         /* the exchange is the barrier before it */
+    return done;
 }
 
 static u8 *fault(struct x86_fault *f, u64 va, u32 error)
@@ -87,6 +89,17 @@ static u8 *fill(struct x86_cpu *c, u64 va, u8 *page, bool write, bool exec)
     e->page = page;
     c->tlb->used = true;
     return page;
+}
+
+/* The page of va, size bytes of it, is being looked at. */
+static void note_large(struct tlb *t, u64 va, u64 size)
+{
+    unsigned half = va >> 63;
+    u64 first = va & ~(size - 1), last = first + size - 1;
+    if (first < t->large[half].first)
+        t->large[half].first = first;
+    if (last > t->large[half].last)
+        t->large[half].last = last;
 }
 
 u8 *x86_page_walk(struct x86_cpu *c, u64 va, unsigned access, struct x86_fault *f, x86_phys_fn *phys)
@@ -137,6 +150,8 @@ again:;
     if (!entry_set(c, phys, entry_pa, format->entry_size, entry, write ? A | D : A))
         goto again;
 
+    if (size > PAGE_SIZE)
+        note_large(c->tlb, va, size);
     bool dirty = write || entry & D;
     u64 pa = (entry & (pae ? ADDR_MASK : 0xfffff000) & ~(size - 1)) | (va & (size - 1) & ~(u64)(PAGE_SIZE - 1));
     u8 *page = phys(c, pa, write);
@@ -166,12 +181,23 @@ bool x86_load_pdptes(struct x86_cpu *c, u64 cr3)
 void x86_tlb_flush(struct x86_cpu *c)
 {
     struct tlb *t = c->tlb;
-    if (t->used && t->generation == PAGE_SIZE - 1)      /* old tags would become valid again */
-        memset(t->e, 0, sizeof t->e);
     if (t->used || !t->generation)
-        t->generation = t->generation % (PAGE_SIZE - 1) + 1;
-    t->used = false;
+        tlb_next_generation(t);
+    for (unsigned half = 0; half < 2; half++)
+        t->large[half].first = ~0ul, t->large[half].last = 0;
     c->code.tag = 0;
+}
+
+/* A large page goes as a whole, but the soft TLB has it in pieces and does not know them: where there may be one, everything goes (vol. 3, 4.10.4.1
+ * allows more than the page). */
+void x86_tlb_flush_linear(struct x86_cpu *c, u64 va)
+{
+    const struct tlb *t = c->tlb;
+    unsigned half = va >> 63;
+    if (va >= t->large[half].first && va <= t->large[half].last)
+        x86_tlb_flush(c);
+    else
+        x86_tlb_flush_page(c, va);
 }
 
 void x86_tlb_flush_page(struct x86_cpu *c, u64 va)
@@ -182,6 +208,7 @@ void x86_tlb_flush_page(struct x86_cpu *c, u64 va)
         if (e->read_tag == tag)
             e->read_tag = e->write_tag = e->exec_tag = 0;
     }
+    c->tlb->flushed_va = va;
     c->tlb->page_flushes++;
     c->code.tag = 0;
 }

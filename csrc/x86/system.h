@@ -10,6 +10,10 @@
 
 #include "x86/mem.h"
 
+/* Vol. 3, 8.3: a serializing instruction does not begin before all stores ahead of it are visible. What is read behind it is read behind them;
+ * that no bytes of code are old by then is for who executes it (interp.c compares them, bt/run.c looks at the codemap). */
+static inline void x86_serialize(void) { smp_mb(); }
+
 /* Types of descriptors (vol. 3, tables 3-1 and 3-2). Long mode has no 16-bit and no task gates. */
 enum {
     X86_SEG_A = 1,

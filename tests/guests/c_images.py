@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 
 import pytest
-from commands import ROOT, environment
+from commands import ROOT, python_for_tools, tool_environment
 
 EXAMPLES = ROOT / "guest_sdk" / "c" / "examples"
 _TOOLS = ("make", "gcc", "ld", "ar")
@@ -30,7 +29,7 @@ def need_tools() -> None:
 
 def make(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """Runs make for a guest, with this interpreter and this tree."""
-    return subprocess.run(["make", "-s", f"PYTHON={sys.executable}", "CC=gcc", *words], cwd=cwd, env=environment(), text=True,
+    return subprocess.run(["make", "-s", f"PYTHON={python_for_tools()}", "CC=gcc", *words], cwd=cwd, env=tool_environment(), text=True,
                           capture_output=True, timeout=300)
 
 

@@ -1,12 +1,13 @@
-"""Runs the command, and pytest with our plugin, as a user's shell would: in a process of their own.
+"""Runs the command, and pytest with our plugin, as a user's shell would: in a process of their own; and the tools that tests need.
 
-Called by test_cli_*, test_plugin. The processes import this tree, whether xenlike is installed or not.
+Called by test_cli_*, test_plugin, test_image_guests, test_pc_*, test_gdb, c_images, pc_images. The processes import this tree, whether xenlike is installed or not.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -25,6 +26,21 @@ def environment(*first: Path, **more: str) -> dict[str, str]:
     """The tests' environment, with this tree importable, and the folders ``first`` before it."""
     path = [str(p) for p in (*first, ROOT)] + [p for p in (os.environ.get("PYTHONPATH"),) if p]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), **more}
+
+
+#: What makes this interpreter one with sanitizers (scripts/asan_test.sh): for processes that load our core, not for tools.
+SANITIZER = ("LD_PRELOAD", "PYTHONMALLOC", "ASAN_OPTIONS", "UBSAN_OPTIONS")
+
+
+def tool_environment(**more: str) -> dict[str, str]:
+    """The tests' environment for programs that are not ours (make, gcc, gdb, qemu): without what sanitizers need."""
+    return {**{name: value for name, value in environment().items() if name not in SANITIZER}, **more}
+
+
+def python_for_tools() -> str:
+    """How a tool, say make, calls this interpreter so that it can load our core: a command line."""
+    kept = [f"{name}={os.environ[name]}" for name in SANITIZER if name in os.environ]
+    return " ".join(shlex.quote(word) for word in ([*(["env"] if kept else []), *kept, sys.executable]))
 
 
 def start(*words: object, cwd: Path, env: dict[str, str] | None = None, **options: object) -> "subprocess.Popen[bytes]":

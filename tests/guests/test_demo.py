@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from dataclasses import replace
 
 import pytest
 from c_images import need_tools
 
 from xenlike import demo
-from xenlike.demo import guests, native, python_guests, stage
+from xenlike.demo import guests, native, python_guests, stage, unmodified
+from xenlike.engine import ffi, lib
 
 PYTHON = ["--parts", "python", "--size", "1M", "--rounds", "20"]
 
@@ -87,6 +89,43 @@ def test_a_guest_in_c_that_is_wrong_is_noticed(monkeypatch, capsys):
     assert "there and back             FAILED" in re.sub(r" +FAILED", "             FAILED", capsys.readouterr().out)
 
 
+@pytest.fixture
+def translator():
+    why = lib.xl_bt_unavailable()
+    if why != ffi.NULL:
+        pytest.skip(f"no translator on this host: {ffi.string(why).decode()}")
+
+
+def test_unmodified_guests(capsys, translator):
+    """The guests for a plain PC would not be built, not run by translation, or not be compared with the interpreter and with Linux."""
+    need_tools()
+    assert demo.main(["--parts", "pc"]) == 0
+    out = capsys.readouterr().out
+    assert "  | smp: counted 40000\n  | smp: interrupts arrived\n" in out, out
+    runs = re.findall(r"^    instructions +([\d,]+) +([\d,]+)\n      of them interpreted +([\d,]+) +all\n    blocks translated +([\d,]+)\n", out, re.M)
+    numbers = [[int(n.replace(",", "")) for n in run] for run in runs]
+    assert len(numbers) == 2 and all(fast == slow and 0 <= interpreted < fast // 10 and blocks > 50 for fast, slow, interpreted, blocks in numbers), out
+    assert len(re.findall(r"^  same (?:console|number of instructions|digest of all events) +ok$", out, re.M)) == 6
+    checksum = re.search(r"^  \| sha256 \d+ \d+ ([0-9a-f]{16})$", out, re.M)
+    assert checksum and re.search(rf"^  checksum of the same code on Linux +ok\n    {checksum[1]} after", out, re.M), out
+
+
+@pytest.mark.parametrize("field, value, text", [
+    ("console", "smp: counted 39999\n", r"same console +FAILED"), ("instructions", 700, r"same number of instructions +FAILED: 1000 is not 700"),
+    ("digest", 5, r"same digest of all events +FAILED: [0-9a-f]{16} is not 0000000000000005"), ("blocks", 0, r"most instructions were translated +FAILED"),
+])
+def test_a_difference_between_engines_is_noticed(monkeypatch, capsys, tmp_path, translator, field, value, text):
+    """Its checks could not fail."""
+    def run(on, image, engine, **config):
+        good = unmodified.Run("smp: counted 40000\n", 1000, 4, 0.5, *((10, 5, 50) if engine == "bt" else ()))
+        return replace(good, **{field: value}) if engine == "bt" else good
+
+    monkeypatch.setattr(unmodified, "run", run)
+    on = stage.Stage()
+    unmodified._compare(on, tmp_path, "a guest")
+    assert on.failed == 1 and re.search(text, capsys.readouterr().out)
+
+
 def test_grub(capsys):
     """GRUB would not come to its prompt, or what it reads would not be what the disk holds; or its console would be unreadable."""
     if isinstance(why := native.find_grub(None), str):
@@ -101,12 +140,12 @@ def test_grub(capsys):
 def test_what_is_missing_is_named(monkeypatch, tmp_path, capsys):
     """On a machine without gcc or GRUB the demo would fail, or leave them out silently."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(native, "_ROOT", tmp_path)             # as if installed: no tests beside it
+    monkeypatch.setattr(native, "ROOT", tmp_path)             # as if installed: no tests beside it
     monkeypatch.setattr(native, "_GRUB", native.Path("no/such/grub.bin"))
-    assert demo.main(["--parts", "c,grub"]) == 0
+    assert demo.main(["--parts", "c,pc,grub"]) == 0
     out = capsys.readouterr().out
     assert "not installed: make, gcc, ld, ar" in out and "apt install grub-xen-host, or name its grub-x86_64-xen.bin with --grub" in out
-    assert "Left out: the guest in C, GRUB." in out
+    assert "Left out: the guest in C, unmodified guests, GRUB." in out
 
 
 @pytest.mark.parametrize("words", [["--size", "512K"], ["--size", "plenty"], ["--rounds", "0"], ["--parts", "java"]])

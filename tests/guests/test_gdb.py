@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import tool_environment
 
 from guest_sdk.c import makefile
 from xenlike import Host
@@ -46,7 +47,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gdb")
     (folder / "debugged.c").write_text(SOURCE)
     (folder / "Makefile").write_text(f"GUEST = debugged\nSRCS = debugged.c\ninclude {makefile()}\n")
-    subprocess.run(["make", "-s", "-C", str(folder)], check=True)
+    subprocess.run(["make", "-s", "-C", str(folder)], env=tool_environment(), check=True)
     return folder / "debugged"
 
 
@@ -57,7 +58,7 @@ def gdb(image: Path, server: GdbServer, *commands: str, timeout: float = 60) -> 
     words = ["gdb", "-q", "-nx", "-batch", "-ex", "set confirm off", "-ex", "set pagination off", "-ex", f"target remote 127.0.0.1:{server.port}"]
     for command in commands:
         words += ["-ex", command]
-    done = subprocess.run([*words, str(image)], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    done = subprocess.run([*words, str(image)], env=tool_environment(), capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
     return done.stdout + done.stderr
 
 
@@ -112,7 +113,7 @@ def test_interrupt_a_running_guest(run, image) -> None:
         pytest.skip("gdb is not installed")
     _, domain, server = run("spin")
     process = subprocess.Popen(["gdb", "-q", "-nx", "-ex", "set confirm off", "-ex", f"target remote 127.0.0.1:{server.port}",
-                                "-ex", "continue", str(image)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                                "-ex", "continue", str(image)], env=tool_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         domain.console.expect("counter 15")
         spinning = domain.statistics().counters["instructions"] + 1_000_000     # far behind its last line

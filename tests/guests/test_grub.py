@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from commands import tool_environment
 
 from xenlike import Host
 
@@ -27,9 +28,9 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image = folder / "disk.img"
     mke2fs = shutil.which("mke2fs") or shutil.which("mke2fs", path="/usr/sbin:/sbin")
     if mke2fs:
-        subprocess.run([mke2fs, "-q", "-t", "ext2", "-d", str(files), str(image), "4M"], check=True)
+        subprocess.run([mke2fs, "-q", "-t", "ext2", "-d", str(files), str(image), "4M"], env=tool_environment(), check=True)
     else:
-        subprocess.run(["tar", "-C", str(files), "-cf", str(image), "."], check=True)
+        subprocess.run(["tar", "-C", str(files), "-cf", str(image), "."], env=tool_environment(), check=True)
     return image
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import environment
 
 from xenlike import Host
 from xenlike.toolstack import ConfigError
@@ -157,7 +158,7 @@ def test_errors_name_the_setting(tmp_path: Path, name, content, settings, says) 
 
 def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "xenlike", "run", *map(str, words)], cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True,
-                          text=True, timeout=120, check=False, env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"})
+                          text=True, timeout=120, check=False, env=environment())
 
 
 def test_run_an_image_and_a_configuration(hello: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT
+from commands import environment, python_for_tools, tool_environment
 from pc_images import EXAMPLES, SUCCESS, example, run_on_qemu
 
 from xenlike import Host
@@ -66,11 +66,11 @@ def test_the_benchmark_guest_agrees_with_the_native_program(tmp_path: Path) -> N
     """Wrong if a kernel computes something else in the guest than on the host: no ratio of the two would mean anything."""
     folder = EXAMPLES / "bench"
     native = tmp_path / "bench-native"
-    done = subprocess.run(["make", "-s", f"PYTHON={sys.executable}", "CC=gcc", f"NATIVE={native}", f"BUILD={tmp_path}/b", "native"], cwd=folder,
-                          capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"})
+    done = subprocess.run(["make", "-s", f"PYTHON={python_for_tools()}", "CC=gcc", f"NATIVE={native}", f"BUILD={tmp_path}/b", "native"], cwd=folder,
+                          capture_output=True, text=True, check=False, env=tool_environment())
     assert done.returncode == 0 and not done.stderr, done.stdout + done.stderr
     kernels = ("integer", "dispatch", "recursion", "sha256", "bytes", "fp_scalar", "fp_vector", "chase_4K", "memcpy_4K", "rep_movsb_4K", "rep_stosb_4K")
-    theirs = subprocess.run([str(native), "scale=1"], capture_output=True, text=True, check=True).stdout
+    theirs = subprocess.run([str(native), "scale=1"], env=tool_environment(), capture_output=True, text=True, check=True).stdout
     want = {line.split()[0]: line.split()[1::2] for line in theirs.splitlines()}
     with Host(clock="virtual") as host:
         domain = host.create(example("bench"), memory="128M", extra="scale=1")
@@ -84,11 +84,11 @@ def test_the_benchmark_guest_agrees_with_the_native_program(tmp_path: Path) -> N
 def test_the_command(tmp_path: Path) -> None:
     """Wrong if `xenlike run image` takes it for a PV guest, or the exit status is not what the guest said."""
     done = subprocess.run([sys.executable, "-m", "xenlike", "run", str(example("hello64")), "--clock", "virtual", "extra='x'"], stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=120, check=False, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"})
+                          capture_output=True, text=True, timeout=120, check=False, env=environment())
     assert done.returncode == SUCCESS and done.stdout.startswith("Hello from 64 bits") and "debug exit, status 1" in done.stderr
     (tmp_path / "pc.cfg").write_text(f'name = "pc"\ntype = "hvm"\nkernel = "{example("hello32")}"\nmemory = 16\n')
     done = subprocess.run([sys.executable, "-m", "xenlike", "run", str(tmp_path / "pc.cfg")], stdin=subprocess.DEVNULL, capture_output=True,
-                          text=True, timeout=120, check=False, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"})
+                          text=True, timeout=120, check=False, env=environment())
     assert done.returncode == SUCCESS and "15360 KiB" in done.stdout
 
 

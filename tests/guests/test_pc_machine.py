@@ -64,6 +64,13 @@ def test_any_port_and_register_with_any_value(clock: str) -> None:
     assert result.exit_code == SUCCESS and said[-1].endswith("survived")
 
 
+@pytest.mark.parametrize("clock", ["virtual", "real"])
+def test_a_running_processor_is_restarted(clock: str) -> None:
+    """Wrong if INIT loses count of the instructions that the clock is made of, so that time jumps, or the processor goes on after it."""
+    result, said = run(guest("restart"), clock, vcpus=2)
+    assert (result.exit_code, said) == (SUCCESS, ["restart: 50 times"]), result
+
+
 # ---- small images, made here -----------------------------------------------------------------------------------------
 
 LOAD = 0x100000

@@ -18,12 +18,23 @@ stale() {   # object source
 if stale "$out/lockstep-host" "$here/host.c"; then
     $CC $common -fPIE -pie -fno-stack-protector -fno-builtin -o "$out/lockstep-host" "$here/host.c"
 fi
-for source in "$root"/csrc/x86/*.c "$root"/csrc/bt/*.c "$root/csrc/base/arena.c" "$here/gen.c" "$here/lockstep.c"; do
+# Named one by one, so that what an older tree has left in the folder is not linked.
+sources="$(ls "$root"/csrc/x86/*.c "$root"/csrc/bt/*.c) $root/csrc/base/arena.c $root/csrc/base/clock.c"
+for name in gen flow system engines compare lockstep; do
+    sources="$sources $here/$name.c"
+done
+objects=
+for source in $sources; do
+    objects="$objects $out/$(basename "$(dirname "$source")")-$(basename "$source" .c).o"
+done
+for source in $sources; do
     object=$out/$(basename "$(dirname "$source")")-$(basename "$source" .c).o
     if stale "$object" "$source"; then
         printf '%s %s\n' "$source" "$object"
     fi
 done | xargs -r -P "$(nproc)" -L 1 sh -c 'rm -f "$1.new"; $CC $common '"$*"' -c "$0" -o "$1.new" && mv "$1.new" "$1"'
-if [ ! -e "$out/lockstep" ] || [ -n "$(find "$out" -name '*.o' -newer "$out/lockstep" | head -n 1)" ]; then
-    $CC -pthread "$@" -o "$out/lockstep" "$out"/*.o
+# The list itself is remembered: a source that has gone makes what was linked old.
+if [ ! -e "$out/lockstep" ] || [ "$(cat "$out/objects" 2>/dev/null)" != "$objects" ] || [ -n "$(find $objects -newer "$out/lockstep" | head -n 1)" ]; then
+    $CC -pthread "$@" -o "$out/lockstep" $objects
+    printf '%s' "$objects" >"$out/objects"
 fi

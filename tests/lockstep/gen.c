@@ -1,7 +1,8 @@
 /* Random instruction sequences out of the table of forms.
  *
  * Owns: how an encoding of a form is chosen, what is put before it so that it does something, and which flags it leaves undefined. Called
- * by: lockstep.c. Bytes are random; x86_decode says whether they are the form that was wanted, so nothing is encoded twice over.
+ * by: lockstep.c. Bytes are random; x86_decode says whether they are the form that was wanted, so nothing is encoded twice over. What executes a
+ * sequence several times is flow.c's; system instructions are system.c's.
  */
 #include "lockstep.h"
 
@@ -51,8 +52,9 @@ void gen_data(struct rng *r, u8 *data, unsigned n)
 /* ---- which forms ------------------------------------------------------------------------------------------------- */
 
 static u64 features;
-static u16 common[2048], rare[2048];
-static unsigned nr_common, nr_rare;
+static const struct gen_options *options;
+static u16 common[2048], rare[2048], flow[2048];
+static unsigned nr_common, nr_rare, nr_flow;
 
 /* What forms need of their own, by mnemonic. */
 enum {
@@ -140,7 +142,7 @@ bool gen_covers(unsigned form)
 {
     const struct x86_form *f = &x86_forms[form];
     if (f->attr & (F_TEST_NEVER | F_NO64) || (f->feature & ~features))
-        return false;
+        return !options->only && !(f->attr & F_NO64) && system_covers(f);
     /* Where AMD and Intel differ: sysexit in long mode; 0F 0D with a register. */
     return !form_is(f, "sysexit") && !(f->map == X86_MAP_0F && f->first == 0x0d && form_is(f, "nop"));
 }
@@ -151,10 +153,18 @@ static bool is_rare(const struct x86_form *f)
     return f->attr & F_CPL0 || form_is(f, "cli sti in out ud0 ud1 ud2 int3 insb insw/insd/insd outsb outsw/outsd/outsd");
 }
 
-unsigned gen_init(u64 features_, const char *only)
+/* Forms that move the stack pointer or go elsewhere: sequences that loop have more of them. */
+static bool is_flow(const struct x86_form *f)
 {
+    return f->attr & F_BRANCH || form_is(f, "push pop pushf/pushfd/pushfq popf/popfd/popfq enter leave");
+}
+
+unsigned gen_init(u64 features_, const struct gen_options *o)
+{
+    unsigned forms = 0;
     features = features_;
-    nr_common = nr_rare = 0;
+    options = o;
+    nr_common = nr_rare = nr_flow = 0;
     for (unsigned n = 0; n < x86_nr_forms; n++) {
         for (unsigned k = 0; k < ARRAY_SIZE(kinds); k++)
             kind_of[n] |= form_is(&x86_forms[n], kinds[k].mnemonics) ? kinds[k].kind : 0;
@@ -163,35 +173,34 @@ unsigned gen_init(u64 features_, const char *only)
             if (form_is(&x86_forms[n], undefined_table[k].mnemonics))
                 undefined_row[n] = (u8)(k + 1);
     }
-    for (unsigned n = 0; n < x86_nr_forms; n++)
-        if (gen_covers(n) && (!only || !strcmp(x86_forms[n].mnemonic, only))) {
-            if (is_rare(&x86_forms[n]) && !only)
-                rare[nr_rare++] = (u16)n;
-            else
-                common[nr_common++] = (u16)n;
-        }
-    return nr_common + nr_rare;
+    for (unsigned n = 0; n < x86_nr_forms; n++) {
+        const struct x86_form *f = &x86_forms[n];
+        if (!gen_covers(n) || (o->only && strcmp(f->mnemonic, o->only)))
+            continue;
+        forms++;
+        if (f->attr & F_TEST_NEVER)
+            continue;                   /* system.c's */
+        if (is_rare(f) && !o->only)
+            rare[nr_rare++] = (u16)n;
+        else
+            common[nr_common++] = (u16)n;
+        if (is_flow(f) && !o->only)
+            flow[nr_flow++] = (u16)n;
+    }
+    return forms;
 }
 
 /* ---- code -------------------------------------------------------------------------------------------------------- */
-
-struct builder { struct rng *r; struct ls_unit *u; };
-
-static void put(struct ls_unit *u, const void *bytes, unsigned n)
-{
-    memcpy(u->bytes + u->len, bytes, n);
-    u->len += (u8)n;
-}
 
 static void put_mov_imm(struct ls_unit *u, unsigned reg, u64 value)
 {
     u8 code[10] = { 0x48 | (u8)(reg >> 3), 0xb8 | (reg & 7) };
     memcpy(code + 2, &value, 8);
-    put(u, code, sizeof code);
+    unit_put(u, code, sizeof code);
 }
 
 /* Address of an operand: mostly inside of the data, aligned or not; across its pages; at its end; in what cannot be written; nowhere. */
-static u64 address(struct rng *r)
+u64 gen_address(struct rng *r)
 {
     u64 fine = rng_below(r, 2) ? 0 : rng_below(r, 64);
     unsigned p = rng_below(r, 100);
@@ -214,12 +223,14 @@ static u64 address(struct rng *r)
 
 /* modrm (reg given), SIB and displacement for `va`, with the registers set up in the unit before. */
 struct memory { u8 bytes[6], len, rexbits; bool rip; u64 va; };
+enum { SETUP = 1, RIP = 2, WALK = 4, WALK16 = 8 };      /* registers get values; it must be rip-relative; its base moves on from round to round */
 
-static struct memory memory_operand(struct rng *r, struct ls_unit *u, u8 reg, u64 va, bool rip, bool setup)
+static struct memory memory_operand(struct rng *r, struct ls_unit *u, u8 reg, u64 va, unsigned how)
 {
+    bool rip = how & RIP, setup = how & SETUP, walk = how & (WALK | WALK16);
     struct memory m = { .va = va };
-    unsigned way = rng_below(r, 100);
-    s32 disp = rng_chance(r, 50) ? (s32)rng_below(r, 256) - 128 : (s32)rng_below(r, 1 << 16) - (1 << 15);
+    unsigned way = walk ? 45 + rng_below(r, 55) : rng_below(r, 100);
+    s32 disp = walk ? (s32)(rng_below(r, 16) * 16) - 128 : rng_chance(r, 50) ? (s32)rng_below(r, 256) - 128 : (s32)rng_below(r, 1 << 16) - (1 << 15);
     if (rip || way < 35) {
         m.bytes[0] = (u8)(reg << 3 | 5);
         m.len = 5;
@@ -236,7 +247,7 @@ static struct memory memory_operand(struct rng *r, struct ls_unit *u, u8 reg, u6
         if (base == X86_RSP && setup)
             base = X86_RBX;
         sib |= (base & 7) == 4;
-        if (sib && index != X86_RSP && index != base) {
+        if (sib && index != X86_RSP && index != base && !(how & WALK16)) {
             index_value = rng_chance(r, 80) ? rng_below(r, 256) - 128ul : rng_next(r) % 4096;
             if (setup)
                 put_mov_imm(u, index, index_value);
@@ -246,8 +257,12 @@ static struct memory memory_operand(struct rng *r, struct ls_unit *u, u8 reg, u6
         bool small = disp >= -128 && disp < 128, none = (base & 7) != 5 && rng_chance(r, 20);
         if (none)
             disp = 0;
-        if (setup)
+        if (walk) {
+            u8 load[7] = { 0x48 | (base >> 3) << 2, 0x8b, 0x05 | (base & 7) << 3 };
+            unit_insn_rip(u, load, sizeof load, 3, LOOP_VA + 8 * (how & WALK ? LOOP_WALK : LOOP_WALK16));
+        } else if (setup) {
             put_mov_imm(u, base, va - (u64)(s64)disp - (index != X86_RSP ? index_value << scale : 0));
+        }
         m.bytes[m.len++] = (u8)((none ? 0 : small ? 0x40 : 0x80) | reg << 3 | (sib ? 4 : base & 7));
         if (sib)
             m.bytes[m.len++] = (u8)(scale << 6 | (index & 7) << 3 | (base & 7));
@@ -258,18 +273,13 @@ static struct memory memory_operand(struct rng *r, struct ls_unit *u, u8 reg, u6
     return m;
 }
 
-static void add_fix(struct ls_unit *u, unsigned at, unsigned kind, unsigned end, int target, u64 va)
-{
-    u->fix[u->nr_fixes++] = (struct ls_fix){ (u8)at, (u8)kind, (u8)end, (s16)target, va };
-}
-
 /* After an instruction that stores FIP, FDP, FOP or reserved bytes of an image: zeroes there. */
 static void scrub(struct ls_unit *u, u64 va, unsigned from, unsigned to)
 {
     for (; from < to; from += 2) {
         u8 code[9] = { 0x66, 0xc7, 0x05 };              /* movw $0, va(%rip) */
-        put(u, code, sizeof code);
-        add_fix(u, u->len - 6u, FIX_RIPREL, u->len, 0, va + from);
+        unit_put(u, code, sizeof code);
+        unit_fix(u, u->len - 6u, FIX_RIPREL, u->len, 0, va + from);
     }
 }
 
@@ -281,7 +291,7 @@ static bool has_operand(const struct x86_form *f, unsigned code)
 }
 
 /* One try at an encoding of form number `n`. False: not that form, or not one for lockstep. */
-static bool try_unit(struct rng *r, struct ls_unit *u, unsigned n, int target)
+static bool try_unit(struct rng *r, struct ls_unit *u, unsigned n, int target, bool back, int next)
 {
     const struct x86_form *f = &x86_forms[n];
     u32 kind = kind_of[n];
@@ -290,19 +300,21 @@ static bool try_unit(struct rng *r, struct ls_unit *u, unsigned n, int target)
     u8 b[64];
     unsigned at = 0, rex = 0;
     *u = (struct ls_unit){ .form = (u16)n };
+    if (back && branch)
+        flow_guard(u, next);
 
     /* what comes before */
-    u64 va = address(r), jump_slot = DATA_VA + 8 * rng_below(r, 64);
+    u64 va = gen_address(r), jump_slot = DATA_VA + 8 * rng_below(r, 64);
     if (f->attr & F_SSE && rng_chance(r, r->calm ? 99 : 80))
         va &= ~15ul;
     if (f->attr & F_REP || kind & K_REP_PREFIX) {
         rep = rng_chance(r, 60);
         if (kind & K_CMPS) {              /* which of two faults comes first is the CPU's choice */
             put_mov_imm(u, X86_RSI, DATA_VA + 0x400 + rng_below(r, DATA_SIZE - 0x800));
-            put_mov_imm(u, X86_RDI, address(r));
+            put_mov_imm(u, X86_RDI, gen_address(r));
         } else if (f->attr & F_REP && rng_chance(r, r->calm ? 100 : 85)) {
-            put_mov_imm(u, X86_RSI, address(r));
-            put_mov_imm(u, X86_RDI, rng_chance(r, 30) ? DATA_VA + rng_below(r, DATA_SIZE) : address(r));
+            put_mov_imm(u, X86_RSI, gen_address(r));
+            put_mov_imm(u, X86_RDI, rng_chance(r, 30) ? DATA_VA + rng_below(r, DATA_SIZE) : gen_address(r));
         }
         bool few = kind & K_CMPS, io = kind & K_IO;
         if (few || io || rng_chance(r, 90))             /* a count of 0 and no permission: #GP on AMD alone */
@@ -320,22 +332,26 @@ static bool try_unit(struct rng *r, struct ls_unit *u, unsigned n, int target)
         if (near_ind && !mem) {                         /* the register is chosen below */
         } else {
             put_mov_imm(u, X86_RAX, 0);
-            add_fix(u, u->len - 8u, FIX_ABS64, 0, target, 0);
+            unit_fix(u, u->len - 8u, FIX_ABS64, 0, target, 0);
             if (near_ind) {
                 u8 store[7] = { 0x48, 0x89, 0x05 };     /* mov %rax, jump_slot(%rip) */
-                put(u, store, 7);
-                add_fix(u, u->len - 4u, FIX_RIPREL, u->len, 0, jump_slot);
+                unit_put(u, store, 7);
+                unit_fix(u, u->len - 4u, FIX_RIPREL, u->len, 0, jump_slot);
                 va = jump_slot;
             } else {
-                put(u, (u8[]){ 0x50 }, 1);
+                unit_put(u, (u8[]){ 0x50 }, 1);
             }
         }
     }
-    if (kind & K_POPF) {                 /* no TF, no AC, no NT */
+    if (kind & K_POPF) {                 /* no AC, NT, ID: they would stay; TF now and then */
         u32 flags = (u32)rng_next(r) & (X86_ARITH_FLAGS | X86_DF);
+        if (rng_chance(r, 40))          /* to no effect at CPL 3 */
+            flags |= (u32)rng_next(r) & ~(u32)(X86_ARITH_FLAGS | X86_DF | X86_TF | X86_AC | X86_NT | X86_ID);
+        if (!r->calm && rng_chance(r, 4))
+            flags |= X86_TF;
         u8 push[5] = { 0x68 };
         memcpy(push + 1, &flags, 4);
-        put(u, push, 5);
+        unit_put(u, push, 5);
     }
 
     if (kind & K_MXCSR) {                               /* AMD has a bit 17 */
@@ -344,8 +360,8 @@ static bool try_unit(struct rng *r, struct ls_unit *u, unsigned n, int target)
         u8 store[10] = { 0xc7, 0x05 };                  /* movl $mxcsr, va(%rip) */
         va = DATA_VA + rng_below(r, (DATA_SIZE - 512) / 16) * 16 + (rng_chance(r, 90) ? 0 : rng_below(r, 16));
         memcpy(store + 6, &mxcsr, 4);
-        put(u, store, sizeof store);
-        add_fix(u, u->len - 8u, FIX_RIPREL, u->len, 0, va + (f->attr & F_SSE ? 0 : 24));
+        unit_put(u, store, sizeof store);
+        unit_fix(u, u->len - 8u, FIX_RIPREL, u->len, 0, va + (f->attr & F_SSE ? 0 : 24));
     }
 
     /* prefixes */
@@ -386,7 +402,10 @@ static bool try_unit(struct rng *r, struct ls_unit *u, unsigned n, int target)
     struct memory m = { .len = 0 };
     u8 reg = f->ext >= 0 && f->ext < 8 ? (u8)f->ext : (u8)rng_below(r, 8);
     if (modrm && mem) {
-        m = memory_operand(r, u, reg, va, fixed_mem, rng_chance(r, r->calm ? 99 : 92));
+        unsigned how = (fixed_mem ? RIP : 0) | (rng_chance(r, r->calm ? 99 : 92) ? SETUP : 0);
+        if (r->flow && how == SETUP && rng_chance(r, 40))
+            how |= f->attr & F_SSE ? WALK16 : WALK;
+        m = memory_operand(r, u, reg, va, how);
         rex = m.rexbits || rex ? (rex & ~3u) | 0x40 | m.rexbits : 0;
     } else if (modrm) {
         m.bytes[0] = f->ext >= 64 ? (u8)(0xc0 + f->ext - 64) : (u8)(0xc0 | reg << 3 | rng_below(r, 8));
@@ -445,19 +464,19 @@ static bool try_unit(struct rng *r, struct ls_unit *u, unsigned n, int target)
         if (target_reg == X86_RSP)
             return false;
         put_mov_imm(u, target_reg, 0);
-        add_fix(u, u->len - 8u, FIX_ABS64, 0, target, 0);
+        unit_fix(u, u->len - 8u, FIX_ABS64, 0, target, 0);
     }
 
     len += bad_lock;
     u->main_at = u->len;
     u->main_len = (u8)len;
-    put(u, b, (unsigned)len);
+    unit_put(u, b, (unsigned)len);
     if (m.rip)
-        add_fix(u, u->main_at + modrm_at + 1, FIX_RIPREL, u->len, 0, m.va);
+        unit_fix(u, u->main_at + modrm_at + 1, FIX_RIPREL, u->len, 0, m.va);
     if (f->operand[0] == OP_Jb)
-        add_fix(u, u->len - 1u, FIX_REL8, u->len, target, 0);
+        unit_fix(u, u->len - 1u, FIX_REL8, u->len, target, 0);
     if (f->operand[0] == OP_Jz)
-        add_fix(u, u->len - 4u, FIX_REL32, u->len, target, 0);
+        unit_fix(u, u->len - 4u, FIX_REL32, u->len, target, 0);
 
     /* what comes after */
     if (image && mem) {
@@ -474,25 +493,50 @@ static bool try_unit(struct rng *r, struct ls_unit *u, unsigned n, int target)
         u32 mask = ~(u32)u->undefined;
         memcpy(code + 5, &mask, 4);
         u->cleanup_at = u->len;
-        put(u, code, sizeof code);
+        unit_put(u, code, sizeof code);
     }
     return true;
 }
 
-void gen_sequence(struct rng *r, struct ls_sequence *s, unsigned max_units)
+/* Where a branch of unit k goes: mostly forward by a few units; with fuel to spare, back. */
+static int branch_target(struct rng *r, unsigned k, bool *back)
+{
+    *back = r->flow && rng_chance(r, 40);
+    return *back ? (int)(k - rng_below(r, k < 6 ? k + 1 : 6)) : (int)(k + 1 + rng_below(r, 3));
+}
+
+/* A function must come to its end with the stack as it was. */
+static bool may_be_wrapped(struct rng *r, const struct ls_unit *u)
+{
+    const struct x86_form *f = &x86_forms[u->form];
+    return !is_flow(f) && !(f->attr & F_CPL0) && (!r->calm || !form_is(f, "int3 ud2"));
+}
+
+void gen_sequence(struct rng *r, struct ls_sequence *s)
 {
     r->calm = rng_chance(r, 70);
-    unsigned n = 1 + rng_below(r, rng_chance(r, 70) ? (max_units + 7) / 8 : max_units);
+    r->flow = rng_chance(r, options->loops);
+    unsigned most = options->max_units, n = 1 + rng_below(r, rng_chance(r, 70) ? (most + 7) / 8 : most);
     s->nr = 0;
+    s->slices = rng_chance(r, options->slices) ? rng_next(r) | 1 : 0;
+    flow_sequence(r, s);
+    if (s->way != LOOP_NONE && n > 24)
+        s->loop[LOOP_COUNT] = 2 + s->loop[LOOP_COUNT] % 3;
     for (unsigned k = 0, tries = 0; k < n && tries < 4000; tries++) {
-        bool odd = nr_rare && !r->calm && rng_chance(r, 3);
-        unsigned form = odd ? rare[rng_below(r, nr_rare)] : common[rng_below(r, nr_common)];
-        int target = (int)(k + 1 + rng_below(r, 3));    /* branches go forward */
-        if (try_unit(r, &s->unit[k], form, target))
-            s->nr = ++k;
+        bool odd = nr_rare && !r->calm && rng_chance(r, 3), back;
+        int target = branch_target(r, k, &back);
+        struct ls_unit *u = &s->unit[k];
+        bool system = nr_flow && rng_chance(r, r->flow ? 3 : 1);
+        unsigned form = odd ? rare[rng_below(r, nr_rare)] : r->flow && nr_flow && rng_chance(r, 15) ? flow[rng_below(r, nr_flow)] :
+                        common[rng_below(r, nr_common)];
+        if (system ? !system_unit(r, u, features, target, back, (int)k + 1) : !try_unit(r, u, form, target, back, (int)k + 1))
+            continue;
+        if (r->flow && may_be_wrapped(r, u) && rng_chance(r, 10))
+            (void)flow_wrap(u);
+        s->nr = ++k;
     }
     for (unsigned k = 0; k < 16; k++)
-        s->in.r[k] = rng_chance(r, 40) ? interesting(r) : rng_chance(r, 30) ? address(r) : rng_next(r);
+        s->in.r[k] = rng_chance(r, 40) ? interesting(r) : rng_chance(r, 30) ? gen_address(r) : rng_next(r);
     s->in.r[X86_RSP] = DATA_VA + (r->calm || rng_chance(r, 85) ? PAGE_SIZE + 8 * rng_below(r, 300) : rng_below(r, DATA_SIZE + 64));
     s->in.rflags = X86_FLAG1 | X86_IF | (rng_next(r) & X86_ARITH_FLAGS) | (rng_chance(r, 20) ? X86_DF : 0);
 
@@ -516,43 +560,4 @@ void gen_sequence(struct rng *r, struct ls_sequence *s, unsigned max_units)
     fx->mxcsr = (rng_chance(r, r->calm ? 99 : 85) ? 0x1f80 : rng_below(r, 64) << 7) | rng_below(r, 4) << 13;
     fx->mxcsr |= (rng_chance(r, 10) ? 0x8000 : 0) | (rng_chance(r, 10) ? 0x40 : 0) | (rng_chance(r, 20) ? rng_below(r, 64) : 0);
     s->offset = rng_chance(r, 50) ? rng_below(r, 64) : PAGE_SIZE - rng_below(r, 200);
-}
-
-bool gen_layout(const struct ls_sequence *s, struct ls_job *job, unsigned *starts)
-{
-    unsigned at = 0;
-    for (unsigned k = 0; k < s->nr; k++) {
-        starts[k] = at;
-        at += s->unit[k].len;
-    }
-    starts[s->nr] = at;
-    if (at + 1 > MAX_CODE)
-        return false;
-    for (unsigned k = 0; k < s->nr; k++) {
-        const struct ls_unit *u = &s->unit[k];
-        u8 *code = job->code + starts[k];
-        memcpy(code, u->bytes, u->len);
-        for (unsigned n = 0; n < u->nr_fixes; n++) {
-            const struct ls_fix *x = &u->fix[n];
-            u64 to = CODE_VA + s->offset + starts[x->target < (int)s->nr ? x->target : (int)s->nr];
-            u64 rel = to - (CODE_VA + s->offset + starts[k] + x->end);
-            u64 rip_rel = x->va - (CODE_VA + s->offset + starts[k] + x->end);
-            switch (x->kind) {
-            case FIX_REL8:
-                if (rel > 127)
-                    rel = 0;            /* out of reach: to the next unit */
-                memcpy(code + x->at, &rel, 1);
-                break;
-            case FIX_REL32: memcpy(code + x->at, &rel, 4); break;
-            case FIX_ABS64: memcpy(code + x->at, &to, 8); break;
-            default: memcpy(code + x->at, &rip_rel, 4); break;
-            }
-        }
-    }
-    job->code[at] = 0xcc;
-    job->len = at + 1;
-    job->offset = s->offset;
-    job->in = s->in;
-    job->in.rip = CODE_VA + s->offset;
-    return s->offset + job->len <= CODE_SIZE;
 }

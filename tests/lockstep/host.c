@@ -55,6 +55,7 @@ static void record(const ucontext_t *uc, struct ls_job *job, u32 hung)
     out->cr2 = (u64)g[REG_CR2];
     out->hung = hung;
     copy(out->data, (void *)DATA_VA, DATA_SIZE);
+    copy(out->loop, (void *)LOOP_VA, sizeof out->loop);
     fill(code_rw + job->offset, 0xcc, job->len);
 }
 
@@ -64,6 +65,8 @@ static void start(ucontext_t *uc, struct ls_job *job)
     u8 *fp = (u8 *)uc->uc_mcontext.fpregs;
     copy(code_rw + job->offset, job->code, job->len);
     copy((void *)DATA_VA, shared->data, DATA_SIZE);
+    copy((void *)LOOP_VA, job->loop, sizeof job->loop);
+    __asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(0));          /* the kernel leaves them as the last sequence did */
     for (unsigned n = 0; n < 16; n++)
         g[SLOT[n]] = (greg_t)job->in.r[n];
     g[REG_RIP] = (greg_t)job->in.rip;
@@ -120,6 +123,7 @@ int main(int argc, char **argv)
     map(CODE_VA, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, code);
     memset(map(DATA_VA, DATA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1), 0, DATA_SIZE);
     memcpy(map(CONST_VA, CONST_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1), shared->constants, CONST_SIZE);
+    memset(map(LOOP_VA, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1), 0, PAGE_SIZE);
     mprotect((void *)CONST_VA, CONST_SIZE, PROT_READ);
 
     stack_t stack = { .ss_size = 1 << 16 };
@@ -130,7 +134,7 @@ int main(int argc, char **argv)
     sigaltstack(&stack, NULL);
     for (unsigned n = 0; n < sizeof signals / sizeof *signals; n++)
         sigaction(signals[n], &act, NULL);
-    struct itimerval timer = { { 0, 100000 }, { 0, 100000 } };
+    struct itimerval timer = { { 0, 30000 }, { 0, 30000 } };
     setitimer(ITIMER_REAL, &timer, NULL);
     prctl(PR_SET_DUMPABLE, 0);
     syscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE);

@@ -1,20 +1,23 @@
-/* Lockstep: random sequences on the CPU and on the interpreter, and what differs.
+/* Lockstep: random sequences on the CPU, on the interpreter and on the translator, and who differs.
  *
  *   lockstep [--sequences N] [--seed S] [--form MNEMONIC] [--jobs N] [--max-length N] [--differences N] [--verbose] [--histogram]
- *            [--step] [--no-icache] [--plant MNEMONIC]
+ *            [--loops PERCENT] [--slices PERCENT] [--translate OPTIONS] [--no-translator] [--step] [--no-icache] [--plant WHO:MNEMONIC]
  *
- * --plant MNEMONIC: the interpreter's rax is made wrong wherever a sequence holds that instruction: shows that a defect would be found.
- * --step: x86_run is called for one instruction at a time. --no-icache: without the cache of decoded instructions.
+ * --loops: how many of the sequences are executed several times over, with branches back and calls (flow.c); 50.
+ * --slices: how many the engines run a few instructions at a time, stopping and going on anywhere; 10.
+ * --translate: BT_* options of the translator (csrc/bt/bt.h): 15 makes everything slow, 16 has each block verified. --no-translator: without.
+ * --step: one instruction at a time. --no-icache: without the interpreter's cache of decoded instructions (the translator needs it: without).
+ * --plant WHO:MNEMONIC: rax is made wrong in the outcome of the interpreter, the translator or the CPU wherever a sequence holds that instruction: shows
+ * that a defect would be found.
  *
- * Owns: the comparison and its tables of what is not compared. Batches of sequences go to host.c's process through shared memory; while it
- * runs one batch this process runs the same on the interpreter. A sequence that differs is cut down: units are dropped as long as
- * it still differs.
- * Exit status: 0 all equal, 1 differences, 2 the programs themselves failed.
+ * Owns: the run. Batches of sequences go to host.c's process through shared memory; while it runs one batch this process runs the same on the
+ * engines. A sequence that differs is cut down: units are dropped, and rounds of its loop, as long as it still differs.
+ * Exit status: 0 all equal, 1 differences or a block that the verifier refused, 2 the programs themselves failed.
  */
 #define _GNU_SOURCE
 #include "lockstep.h"
-#include "x86/bare.h"           /* before unistd.h, which has an F_LOCK of its own */
-#include "x86/insn.h"
+#include "bt/bt.h"
+#include "x86/insn.h"           /* before unistd.h, which has an F_LOCK of its own */
 
 #include <errno.h>
 #include <getopt.h>
@@ -29,11 +32,15 @@
 
 static struct {
     u64 sequences, seed;
-    const char *only, *host, *plant;
-    unsigned jobs, max_length, differences;
-    bool verbose, histogram, step, no_icache;
-    int bt;                     /* BT_* options of the translator; -1: the interpreter */
-} opt = { .sequences = 100000, .seed = 1, .jobs = 1, .max_length = MAX_UNITS, .differences = 5, .bt = -1 };
+    struct gen_options gen;
+    struct engine_options engine;
+    const char *host, *plant;
+    enum who plant_in;
+    unsigned jobs, differences;
+    bool verbose, histogram;
+} opt = { .sequences = 100000, .seed = 1, .jobs = 1, .differences = 5, .gen = { .max_units = MAX_UNITS, .loops = 50, .slices = 10 } };
+
+static bool translates(void) { return opt.engine.translate >= 0; }
 
 /* ---- the CPU's side ---------------------------------------------------------------------------------------------- */
 
@@ -112,167 +119,63 @@ static void host_finish(unsigned count)
     }
 }
 
-/* ---- the interpreter's side -------------------------------------------------------------------------------------- */
+/* ---- a batch of sequences ---------------------------------------------------------------------------------------- */
 
-static struct { struct x86_bare *b; u8 *code, *data; const u8 *constants; int cr2_reg; } interp;
-
-static void interp_init(struct ls_shared *shared)
+static void plant(enum who who, const struct ls_sequence *s, struct ls_result *out)
 {
-    struct x86_bare *b = xl_bare_create(1 << 20);
-    if (!b || xl_bare_setup(b, 64, 3))
-        die("xl_bare_create");
-    interp.b = b;
-    interp.code = aligned_alloc(PAGE_SIZE, CODE_SIZE);
-    interp.data = aligned_alloc(PAGE_SIZE, DATA_SIZE);
-    memset(interp.code, 0xcc, CODE_SIZE);
-    xl_bare_map(b, CODE_VA, interp.code, CODE_SIZE, 1 | 4);
-    xl_bare_map(b, DATA_VA, interp.data, DATA_SIZE, 1 | 2);
-    xl_bare_map(b, CONST_VA, shared->constants, CONST_SIZE, 1);
-    xl_bare_options(b, XL_BARE_STOP_EXCEPTIONS | (opt.no_icache ? XL_BARE_NO_ICACHE : 0));
-    if (opt.bt >= 0 && xl_bare_engine(b, true, (unsigned)opt.bt))
-        die("xl_bare_engine");
-    xl_bare_set(b, xl_bare_reg("cs.sel"), 0x33);        /* Linux's user selectors */
-    xl_bare_set(b, xl_bare_reg("ss.sel"), 0x2b);
-    xl_bare_set(b, xl_bare_reg("ds.sel"), 0);
-    xl_bare_set(b, xl_bare_reg("es.sel"), 0);
-    xl_bare_set(b, xl_bare_reg("fs.sel"), 0);
-    xl_bare_set(b, xl_bare_reg("gs.sel"), 0);
-    xl_bare_set(b, xl_bare_reg("fs.base"), FS_BASE);
-    xl_bare_set(b, xl_bare_reg("gs.base"), GS_BASE);
-    xl_bare_set(b, xl_bare_reg("tr.limit"), 0);         /* no I/O permission map */
-}
-
-enum { BUDGET = 100000 };
-
-static void interp_run(const struct ls_sequence *s, const struct ls_job *job, const u8 *data, struct ls_result *out)
-{
-    u64 regs[18], e[5] = { 0 };
-    memcpy(interp.code + job->offset, job->code, job->len);
-    memcpy(interp.data, data, DATA_SIZE);
-    memcpy(regs, job->in.r, sizeof job->in.r);
-    regs[16] = job->in.rip;
-    regs[17] = job->in.rflags;
-    xl_bare_set_regs(interp.b, regs);
-    xl_bare_set_fx(interp.b, job->in.fx);
-    int exit = X86_BUDGET;
-    for (u64 n = 0; n < BUDGET && exit == X86_BUDGET; n += opt.step ? 1 : BUDGET)
-        exit = xl_bare_run(interp.b, opt.step ? 1 : BUDGET);
-    xl_bare_get_regs(interp.b, regs);
-    memcpy(out->s.r, regs, sizeof out->s.r);
-    out->s.rip = regs[16];
-    out->s.rflags = regs[17];
-    xl_bare_get_fx(interp.b, out->s.fx);
-    out->hung = !xl_bare_exception(interp.b, e) || exit != X86_STOPPED;
-    out->vector = (u32)e[0];
-    out->error = (u32)e[1];
-    out->cr2 = e[2];
-    memcpy(out->data, interp.data, DATA_SIZE);
-    for (unsigned k = 0; opt.plant && k < s->nr; k++)
+    for (unsigned k = 0; opt.plant && who == opt.plant_in && k < s->nr; k++)
         out->s.r[0] ^= !strcmp(x86_forms[s->unit[k].form].mnemonic, opt.plant);
-    memset(interp.code + job->offset, 0xcc, job->len);
 }
 
-/* ---- comparing --------------------------------------------------------------------------------------------------- */
-
-static const char *const NAMES[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
-                                       "r14", "r15" };
-
-/* An unmasked underflow or overflow: whether PE is set too depends on the unbounded result, which the interpreter does not have. The
- * products and sums of dpps raise one by one in an order of the CPU's. */
-enum { MXCSR_PE = 1 << 5, MXCSR_FLAGS = 0x3f };
-
-/* What the architecture leaves open where the sequence ended. */
-struct tolerance {
-    u16 flags;                  /* undefined ones */
-    bool image;                 /* of x87's images and 80-bit numbers, which part faults first */
-    u32 mxcsr;                  /* flags of an unmasked exception */
+/* Sequences as they are run, and what became of them. */
+struct batch {
+    struct ls_sequence s[BATCH + 1];
+    unsigned starts[BATCH + 1][MAX_UNITS + 1];
+    struct ls_result by[NR_WHO][BATCH + 1];     /* the CPU's are in shared memory */
 };
+static struct batch batch;
 
-static struct tolerance tolerance_at(const struct ls_sequence *s, const unsigned *starts, const struct ls_job *job, u64 rip)
+/* Runs those from `from` on, before `n`, which are laid out in shared memory, everywhere. */
+static void run_batch(struct batch *b, unsigned from, unsigned n)
 {
-    u64 at = rip - CODE_VA - job->offset;
-    for (unsigned k = 0; k < s->nr; k++) {
-        const struct ls_unit *u = &s->unit[k];
-        const struct x86_form *f = &x86_forms[u->form];
-        if (at < starts[k] || at >= starts[k + 1])
-            continue;
-        u64 in = at - starts[k];
-        /* A fault within rep cmps, scas: flags of before (Intel: SDM vol. 2, REP) or of the last iteration (AMD). */
-        if (in == u->main_at && form_is(f, "cmpsb cmpsw/cmpsd/cmpsq scasb scasw/scasd/scasq"))
-            return (struct tolerance){ .flags = X86_ARITH_FLAGS };
-        if (in == u->main_at && job->out.vector == X86_XM)
-            return (struct tolerance){ .mxcsr = form_is(f, "dpps dppd") ? MXCSR_FLAGS : MXCSR_PE };
-        if (in == u->main_at)
-            return (struct tolerance){ .image = (f->attr & F_FPU && f->operand[0] == OP_M) };
-        if (u->cleanup_at && in >= u->cleanup_at)
-            return (struct tolerance){ .flags = in - u->cleanup_at > 1 ? X86_ARITH_FLAGS : u->undefined };
-    }
-    return (struct tolerance){ 0 };
-}
-
-static bool is_address_fault(u32 vector) { return vector == X86_PAGE || vector == X86_GP || vector == X86_SS_EXC; }
-
-#define SAY(...) do { differ = true; if (say) printf("    " __VA_ARGS__); else return true; } while (0)
-
-static bool differs(const struct ls_result *a, const struct ls_result *b, struct tolerance open, const struct ls_job *job, bool say)
-{
-    const struct x86_fx *fa = (const struct x86_fx *)a->s.fx, *fb = (const struct x86_fx *)b->s.fx;
-    u64 flags = (X86_ARITH_FLAGS | X86_DF) & ~(u64)open.flags;
-    bool differ = false;
-    if (a->hung || b->hung) {
-        if (!a->hung != !b->hung)
-            SAY("the %s does not end\n", a->hung ? "CPU" : "interpreter");
-        return differ;
-    }
-    if (open.image && (a->vector == X86_PAGE || b->vector == X86_PAGE) && is_address_fault(a->vector) && is_address_fault(b->vector))
-        ;
-    else if (a->vector != b->vector || a->s.rip != b->s.rip)
-        SAY("ended by      CPU vector %u at +%#lx, interpreter vector %u at +%#lx\n", a->vector, a->s.rip - job->in.rip, b->vector,
-            b->s.rip - job->in.rip);
-    else if (a->vector == X86_PAGE && (a->cr2 != b->cr2 || (a->error != b->error && a->cr2 < 0x7ffffffff000ul)))    /* Linux hides others */
-        SAY("page fault    CPU %#lx error %#x, interpreter %#lx error %#x\n", a->cr2, a->error, b->cr2, b->error);
-    else if (a->vector != X86_PAGE && a->error != b->error)
-        SAY("error code    CPU %#x, interpreter %#x\n", a->error, b->error);
-    for (unsigned n = 0; n < 16; n++)
-        if (a->s.r[n] != b->s.r[n])
-            SAY("%-4s          CPU %016lx interpreter %016lx\n", NAMES[n], a->s.r[n], b->s.r[n]);
-    if ((a->s.rflags ^ b->s.rflags) & flags)
-        SAY("flags         CPU %#lx interpreter %#lx, of those that are defined\n", a->s.rflags & flags, b->s.rflags & flags);
-    if (fa->fcw != fb->fcw || fa->fsw != fb->fsw || fa->ftw != fb->ftw || (fa->mxcsr ^ fb->mxcsr) & ~open.mxcsr)
-        SAY("fcw fsw ftw mxcsr  CPU %04x %04x %02x %08x interpreter %04x %04x %02x %08x\n", fa->fcw, fa->fsw, fa->ftw, fa->mxcsr, fb->fcw,
-            fb->fsw, fb->ftw, fb->mxcsr);
-    for (unsigned n = 0; n < 8; n++)
-        if (memcmp(fa->st[n].b, fb->st[n].b, 10))
-            SAY("st%u           CPU %04x:%016lx interpreter %04x:%016lx\n", n, *(const u16 *)(fa->st[n].b + 8), *(const u64 *)fa->st[n].b,
-                *(const u16 *)(fb->st[n].b + 8), *(const u64 *)fb->st[n].b);
-    for (unsigned n = 0; n < 16; n++)
-        if (memcmp(fa->xmm[n].b, fb->xmm[n].b, 16))
-            SAY("xmm%-2u         CPU %016lx:%016lx interpreter %016lx:%016lx\n", n, ((const u64 *)fa->xmm[n].b)[1],
-                ((const u64 *)fa->xmm[n].b)[0],
-                ((const u64 *)fb->xmm[n].b)[1], ((const u64 *)fb->xmm[n].b)[0]);
-    if (memcmp(a->data, b->data, DATA_SIZE))
-        for (unsigned n = 0, shown = 0; n < DATA_SIZE && shown < 6; n += 8)
-            if (memcmp(a->data + n, b->data + n, 8)) {
-                shown++;
-                SAY("memory %#lx  CPU %016lx interpreter %016lx\n", DATA_VA + n, *(const u64 *)(a->data + n), *(const u64 *)(b->data + n));
-            }
-    return differ;
-}
-
-/* ---- one sequence again and again: cutting down ------------------------------------------------------------------ */
-
-static bool still_differs(const struct ls_sequence *s, struct ls_job *job, struct ls_result *mine, bool say)
-{
-    unsigned starts[MAX_UNITS + 1];
-    if (!gen_layout(s, job, starts))
-        return false;
     struct ls_shared *sh = host.shared;
-    sh->job[0] = *job;
-    host_begin(0, 1);
-    host_finish(1);
-    interp_run(s, job, sh->data, mine);
-    job->out = sh->job[0].out;
-    return differs(&job->out, mine, tolerance_at(s, starts, job, job->out.s.rip), job, say);
+    for (unsigned k = from; k < n; k++)
+        sh->job[k].out.hung = 0;
+    host_begin(from, n);
+    for (unsigned who = INTERPRETER; who < (translates() ? NR_WHO : TRANSLATOR); who++)
+        for (unsigned k = from; k < n; k++) {
+            engine_run(who, &b->s[k], &sh->job[k], sh->data, k == from, &b->by[who][k]);
+            plant(who, &b->s[k], &b->by[who][k]);
+        }
+    host_finish(n);
+    for (unsigned k = from; k < n; k++)
+        plant(CPU, &b->s[k], &sh->job[k].out);
+}
+
+static struct ls_outcome outcome(const struct batch *b, unsigned k)
+{
+    const struct ls_job *job = &host.shared->job[k];
+    return (struct ls_outcome){ &b->s[k], job, b->starts[k], { &job->out, &b->by[INTERPRETER][k], translates() ? &b->by[TRANSLATOR][k] : NULL } };
+}
+
+/* The CPU's process was killed by the sequence, or nobody came to its end, or that is the system's business: nothing to compare. */
+static bool is_lost(const struct ls_outcome *o)
+{
+    if (o->of[INTERPRETER]->elsewhere && (!translates() || o->of[TRANSLATOR]->elsewhere))
+        return true;
+    return o->of[CPU]->hung == 2 || (o->of[CPU]->hung && o->of[INTERPRETER]->hung && (!translates() || o->of[TRANSLATOR]->hung));
+}
+
+/* ---- cutting down ------------------------------------------------------------------------------------------------ */
+
+static unsigned still_differs(const struct ls_sequence *s, bool say)
+{
+    batch.s[BATCH] = *s;
+    if (!flow_layout(s, &host.shared->job[BATCH], batch.starts[BATCH]))
+        return 0;
+    run_batch(&batch, BATCH, BATCH + 1);
+    struct ls_outcome o = outcome(&batch, BATCH);
+    return is_lost(&o) ? 0 : outcome_differs(&o, say);
 }
 
 static void drop_unit(struct ls_sequence *s, unsigned at)
@@ -285,31 +188,70 @@ static void drop_unit(struct ls_sequence *s, unsigned at)
                 s->unit[k].fix[n].target--;
 }
 
-static void report(const struct ls_sequence *original, u64 number, const struct ls_job *first_job, const struct ls_result *first)
+/* Simpler ones of the same kind, one after the other: no loop, no slices, fewer rounds; without unit n. False: there is no nth. */
+static bool simplify(struct ls_sequence *s, unsigned n)
 {
-    static struct ls_job job;
-    static struct ls_result mine;
-    static struct ls_sequence s, smaller;
-    s = *original;
-    if (!still_differs(&s, &job, &mine, false)) {
-        printf("sequence %lu of seed %lu: differed once, not again:\n", number, opt.seed);
-        differs(&first_job->out, first, (struct tolerance){ 0 }, first_job, true);
-        return;
+    if (n < 5 && n != 1 && s->way == LOOP_NONE)
+        return true;
+    switch (n) {
+    case 0: s->way = LOOP_NONE; return true;
+    case 1: s->slices = 0; return true;
+    case 2: s->loop[LOOP_COUNT] /= 2; return true;
+    case 3: s->loop[LOOP_COUNT]--; return true;
+    case 4: s->loop[LOOP_FUEL] /= 2; return true;
     }
-    for (bool again = true; again;) {
-        again = false;
-        for (unsigned k = s.nr; k-- > 0 && s.nr > 1;) {
-            smaller = s;
-            drop_unit(&smaller, k);
-            if (still_differs(&smaller, &job, &mine, false)) {
-                s = smaller;
-                again = true;
-            }
+    n -= 5;
+    if (n >= s->nr)
+        return false;
+    if (s->nr > 1)
+        drop_unit(s, s->nr - 1 - n);
+    return true;
+}
+
+static bool cut_down(struct ls_sequence *s, u32 pairs)
+{
+    static struct ls_sequence smaller;
+    bool any = false;
+    for (unsigned n = 0; ; n++) {
+        smaller = *s;
+        if (!simplify(&smaller, n))
+            return any;
+        if (smaller.way != LOOP_NONE && !smaller.loop[LOOP_COUNT])
+            continue;                   /* would be 2^64 rounds */
+        if (memcmp(&smaller, s, sizeof smaller) && still_differs(&smaller, false) == pairs) {
+            *s = smaller;
+            any = true;
+            n -= n >= 5;                /* another unit stands there now */
         }
     }
-    printf("sequence %lu of seed %lu, cut down to %u of %u:\n", number, opt.seed, s.nr, original->nr);
+}
+
+static const char *const WAYS[NR_LOOP_WAYS] = { "", "jnz", "jmp", "an indirect jmp", "call and ret" };
+
+/* False: it does not differ again, and only in that the CPU was slow. */
+static bool report(unsigned at, u64 number, unsigned first, bool slow)
+{
+    static struct ls_sequence s;
+    const struct ls_sequence *original = &batch.s[at];
+    s = *original;
+    unsigned pairs = still_differs(&s, false);
+    if (!pairs) {
+        if (!slow) {
+            struct ls_outcome o = outcome(&batch, at);
+            printf("sequence %lu of seed %lu differed in its batch, not by itself: %s\n", number, opt.seed, outcome_verdict(first));
+            outcome_differs(&o, true);
+        }
+        return !slow;
+    }
+    while (cut_down(&s, pairs))
+        ;
+    printf("sequence %lu of seed %lu, %s; cut down to %u of %u", number, opt.seed, outcome_verdict(pairs), s.nr, original->nr);
+    if (s.way != LOOP_NONE)
+        printf(", %lu times by %s", s.loop[LOOP_COUNT], WAYS[s.way]);
+    printf("%s:\n", s.slices ? ", in slices" : "");
     unsigned starts[MAX_UNITS + 1];
-    gen_layout(&s, &job, starts);
+    static struct ls_job job;
+    flow_layout(&s, &job, starts);
     for (unsigned k = 0; k < s.nr; k++) {
         const struct ls_unit *u = &s.unit[k];
         struct x86_insn i;
@@ -323,22 +265,32 @@ static void report(const struct ls_sequence *original, u64 number, const struct 
     }
     printf("  from:");
     for (unsigned n = 0; n < 16; n++)
-        printf(" %s=%lx", NAMES[n], s.in.r[n]);
+        printf(" %s=%lx", REGISTERS[n], s.in.r[n]);
     const struct x86_fx *fx = (const struct x86_fx *)s.in.fx;
-    printf(" rflags=%lx fcw=%x fsw=%x ftw=%x mxcsr=%x\n", s.in.rflags, fx->fcw, fx->fsw, fx->ftw, fx->mxcsr);
-    still_differs(&s, &job, &mine, true);
+    printf(" rflags=%lx fcw=%x fsw=%x ftw=%x mxcsr=%x", s.in.rflags, fx->fcw, fx->fsw, fx->ftw, fx->mxcsr);
+    if (s.way != LOOP_NONE)
+        printf(" fuel=%lu walk=%lx%+d walk16=%lx%+d", s.loop[LOOP_FUEL], s.loop[LOOP_WALK], s.stride, s.loop[LOOP_WALK16], s.stride16);
+    printf(" at %#lx\n", job.in.rip);
+    still_differs(&s, true);
+    return true;
 }
 
 /* ---- the run ----------------------------------------------------------------------------------------------------- */
 
-struct totals { u64 sequences, instructions, hung, differences, by_vector[32], by_form[2048]; };
+struct totals {
+    u64 sequences, looped, sliced, instructions, hung, differences, by_vector[32], by_form[2048];
+    struct engine_stats engine[NR_WHO];
+};
 
-static void count(struct totals *t, const struct ls_sequence *s, const unsigned *starts, const struct ls_job *job)
+static void count(struct totals *t, const struct ls_outcome *o)
 {
-    u64 end = job->out.s.rip - job->in.rip;
+    const struct ls_sequence *s = o->s;
+    u64 end = o->of[CPU]->s.rip - CODE_VA - s->offset;
     t->sequences++;
-    t->by_vector[job->out.vector & 31]++;
-    for (unsigned k = 0; k < s->nr && (end > job->len || starts[k] + s->unit[k].main_at <= end); k++) {
+    t->looped += s->way != LOOP_NONE;
+    t->sliced += s->slices != 0;
+    t->by_vector[o->of[CPU]->vector & 31]++;
+    for (unsigned k = 0; k < s->nr && (end > o->job->len || o->starts[k] + s->unit[k].main_at <= end); k++) {
         t->by_form[s->unit[k].form]++;
         t->instructions++;
     }
@@ -346,46 +298,36 @@ static void count(struct totals *t, const struct ls_sequence *s, const unsigned 
 
 static void run(struct totals *t, u64 first, u64 n)
 {
-    static struct ls_sequence seqs[BATCH];
-    static unsigned starts[BATCH][MAX_UNITS + 1];
-    static struct ls_result mine[BATCH];
     struct ls_shared *sh = host.shared;
     for (u64 done = 0; done < n && t->differences < opt.differences;) {
         struct rng r = { (opt.seed + 1) * 0x9e3779b97f4a7c15ul ^ (first + done) * 0xbf58476d1ce4e5b9ul };
-        unsigned batch = n - done < BATCH ? (unsigned)(n - done) : BATCH;
+        unsigned many = n - done < BATCH ? (unsigned)(n - done) : BATCH, pairs[BATCH] = { 0 };
         gen_data(&r, sh->data, DATA_SIZE);
-        for (unsigned k = 0; k < batch;) {
-            gen_sequence(&r, &seqs[k], opt.max_length);
-            if (gen_layout(&seqs[k], &sh->job[k], starts[k])) {
-                sh->job[k].out.hung = 0;
-                k++;
-            }
+        for (unsigned k = 0; k < many;) {
+            gen_sequence(&r, &batch.s[k]);
+            k += flow_layout(&batch.s[k], &sh->job[k], batch.starts[k]);
         }
-        host_begin(0, batch);
-        for (unsigned k = 0; k < batch; k++)
-            interp_run(&seqs[k], &sh->job[k], sh->data, &mine[k]);
-        host_finish(batch);
-        u8 bad[BATCH] = { 0 };
-        for (unsigned k = 0; k < batch; k++) {
-            struct ls_job *job = &sh->job[k];
-            if (job->out.hung == 2 || (job->out.hung && mine[k].hung)) {
+        run_batch(&batch, 0, many);
+        bool any = false, slow[BATCH];
+        for (unsigned k = 0; k < many; k++) {
+            struct ls_outcome o = outcome(&batch, k);
+            slow[k] = o.of[CPU]->hung;
+            if (is_lost(&o)) {
                 t->hung++;
                 continue;
             }
-            count(t, &seqs[k], starts[k], job);
-            bad[k] = differs(&job->out, &mine[k], tolerance_at(&seqs[k], starts[k], job, job->out.s.rip), job, false);
+            count(t, &o);
+            any |= (pairs[k] = outcome_differs(&o, false)) != 0;
         }
-        for (unsigned k = 0; k < batch && t->differences < opt.differences; k++)
-            if (bad[k]) {
-                t->differences++;
-                static struct ls_job kept;
-                memcpy(&kept, &sh->job[k], sizeof kept);
-                report(&seqs[k], first + done + k, &kept, &mine[k]);
-            }
-        done += batch;
+        for (unsigned k = 0; any && k < many && t->differences < opt.differences; k++)
+            if (pairs[k])
+                t->differences += report(k, first + done + k, pairs[k], slow[k]);
+        done += many;
         if (opt.verbose && done % (BATCH * 512) < BATCH)
             fprintf(stderr, "%lu sequences\n", done);
     }
+    for (unsigned who = INTERPRETER; who < (translates() ? NR_WHO : TRANSLATOR); who++)
+        t->engine[who] = engine_stats(who);
 }
 
 static void worker(struct totals *t, u64 first, u64 n)
@@ -398,13 +340,12 @@ static void worker(struct totals *t, u64 first, u64 n)
         die("mmap");
     struct rng r = { opt.seed * 2 + 1 };
     gen_data(&r, host.shared->constants, CONST_SIZE);
-    interp_init(host.shared);
+    if (!engines_create(&opt.engine, host.shared->constants))
+        die("engines_create");
     host_start();
     run(t, first, n);
     host_stop();
-    xl_bare_destroy(interp.b);
-    free(interp.code);
-    free(interp.data);
+    engines_destroy();
     fflush(stdout);
 }
 
@@ -412,33 +353,55 @@ static void parse(int argc, char **argv)
 {
     static const struct option options[] = {
         { "sequences", 1, NULL, 'n' }, { "seed", 1, NULL, 's' }, { "form", 1, NULL, 'f' }, { "jobs", 1, NULL, 'j' },
-        { "max-length", 1, NULL, 'l' },
-        { "differences", 1, NULL, 'd' }, { "verbose", 0, NULL, 'v' }, { "histogram", 0, NULL, 'h' }, { "host", 1, NULL, 'x' },
-        { "plant", 1, NULL, 'p' }, { "step", 0, NULL, 'S' }, { "no-icache", 0, NULL, 'C' },
-        { "translate", 1, NULL, 'T' }, { 0 },
+        { "max-length", 1, NULL, 'l' }, { "differences", 1, NULL, 'd' }, { "verbose", 0, NULL, 'v' }, { "histogram", 0, NULL, 'h' },
+        { "host", 1, NULL, 'x' }, { "plant", 1, NULL, 'p' }, { "step", 0, NULL, 'S' }, { "no-icache", 0, NULL, 'C' },
+        { "translate", 1, NULL, 'T' }, { "no-translator", 0, NULL, 'N' }, { "loops", 1, NULL, 'L' }, { "slices", 1, NULL, 'I' }, { 0 },
     };
+    bool no_translator = false, said = false;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        unsigned number = optarg ? (unsigned)strtoul(optarg, NULL, 0) : 0;
         switch (c) {
         case 'n': opt.sequences = strtoul(optarg, NULL, 0); break;
         case 's': opt.seed = strtoul(optarg, NULL, 0); break;
-        case 'f': opt.only = optarg; break;
-        case 'j': opt.jobs = (unsigned)strtoul(optarg, NULL, 0); break;
-        case 'l': opt.max_length = (unsigned)strtoul(optarg, NULL, 0); break;
-        case 'd': opt.differences = (unsigned)strtoul(optarg, NULL, 0); break;
+        case 'f': opt.gen.only = optarg; break;
+        case 'j': opt.jobs = number; break;
+        case 'l': opt.gen.max_units = number; break;
+        case 'd': opt.differences = number; break;
         case 'v': opt.verbose = true; break;
         case 'h': opt.histogram = true; break;
-        case 'p': opt.plant = optarg; break;
-        case 'S': opt.step = true; break;
-        case 'C': opt.no_icache = true; break;
-        case 'T': opt.bt = (int)strtoul(optarg, NULL, 0); break;
+        case 'S': opt.engine.step = true; break;
+        case 'C': opt.engine.no_icache = no_translator = true; break;
+        case 'T': opt.engine.translate = (int)number; said = true; break;
+        case 'N': no_translator = true; break;
+        case 'L': opt.gen.loops = number; break;
+        case 'I': opt.gen.slices = number; break;
         case 'x': opt.host = optarg; break;
+        case 'p':
+            for (opt.plant_in = CPU; opt.plant_in < NR_WHO; opt.plant_in++)
+                if (!strncmp(optarg, WHO[opt.plant_in], strlen(WHO[opt.plant_in])) && optarg[strlen(WHO[opt.plant_in])] == ':')
+                    break;
+            opt.plant = strchr(optarg, ':');
+            opt.plant += opt.plant != NULL;
+            if (opt.plant_in == NR_WHO)
+                opt.plant = "";
+            break;
         default: exit(2);
         }
     }
-    if (!opt.max_length || opt.max_length > MAX_UNITS || !opt.jobs || opt.jobs > 16) {
-        fprintf(stderr, "lockstep: --max-length 1-%d, --jobs 1-16\n", MAX_UNITS);
+    if (!opt.gen.max_units || opt.gen.max_units > MAX_UNITS || !opt.jobs || opt.jobs > 16 || opt.gen.loops > 100 || opt.gen.slices > 100 ||
+        (opt.plant && !*opt.plant)) {
+        fprintf(stderr, "lockstep: --max-length 1-%d, --jobs 1-16, --loops and --slices 0-100, --plant CPU:, interpreter: or translator:MNEMONIC\n",
+                MAX_UNITS);
         exit(2);
     }
+    const char *why = bt_unavailable();
+    if (why && !no_translator) {
+        fprintf(stderr, "lockstep: no translator: %s\n", why);
+        if (said)
+            exit(2);
+    }
+    if (why || no_translator)
+        opt.engine.translate = -1;
 }
 
 int main(int argc, char **argv)
@@ -450,9 +413,9 @@ int main(int argc, char **argv)
     opt.host = beside;
     parse(argc, argv);
     setvbuf(stdout, NULL, _IOLBF, 0);
-    unsigned forms = gen_init(x86_features_supported(), opt.only);
+    unsigned forms = gen_init(x86_features_supported(), &opt.gen);
     if (!forms) {
-        fprintf(stderr, "lockstep: no form \"%s\" that a process may execute\n", opt.only ? opt.only : "");
+        fprintf(stderr, "lockstep: no form \"%s\" that a process may execute\n", opt.gen.only ? opt.gen.only : "");
         return 2;
     }
     struct totals *t = mmap(NULL, opt.jobs * sizeof *t, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -486,11 +449,15 @@ int main(int argc, char **argv)
             if (gen_covers(n))
                 printf("form %4u %-28s %02x %10lu\n", n, x86_forms[n].mnemonic, x86_forms[n].first, t->by_form[n]);
     printf("%lu sequences, %lu instructions of %u forms (of %u)", t->sequences, t->instructions, met, forms);
-    printf("; ended by");
+    printf("; %lu in loops, %lu in slices; ended by", t->looped, t->sliced);
     for (unsigned n = 0; n < 32; n++)
         if (t->by_vector[n])
             printf(" #%u: %lu", n, t->by_vector[n]);
+    printf("; executed: interpreter %lu", t->engine[INTERPRETER].retired);
+    const struct engine_stats *e = &t->engine[TRANSLATOR];
+    if (translates())
+        printf(", translator %lu, of which %lu translated, in %lu blocks, %lu refused", e->retired, e->retired - e->interpreted, e->blocks, e->rejected);
     double seconds = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
-    printf("; %lu not ended; %lu differences; %.1f s\n", t->hung, t->differences, seconds);
-    return failed ? 2 : t->differences ? 1 : 0;
+    printf("; %lu not compared; %lu differences; %.1f s\n", t->hung, t->differences, seconds);
+    return failed ? 2 : t->differences || e->rejected ? 1 : 0;
 }

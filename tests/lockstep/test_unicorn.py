@@ -2,7 +2,7 @@
 
 Random instructions, one at a time, from random states; registers, defined flags, memory and exceptions are compared. The rows of KNOWN say
 where the two differ and why that is no defect of ours. Unicorn is an extra (pip install unicorn): without it these tests are skipped.
-XENLIKE_UNICORN=N: N instructions a mode.
+XENLIKE_UNICORN=N: N instructions a mode. XENLIKE_ENGINE=bt: 32-bit code by the translator, in blocks of one instruction, with its verifier.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from unicorn import x86_const as U  # noqa: E402
 from xenlike.engine import ffi, lib  # noqa: E402
 
 TRIALS = int(os.environ.get("XENLIKE_UNICORN", "3000"))
+VERIFY = 16                                     # bt/bt.h
 CODE, RAM = 0x8000, 0x40000                     # everything that is compared lies in the first 256 KiB
 CF, PF, AF, ZF, SF, DF, OF = 1, 4, 16, 64, 128, 1024, 2048
 STATUS = CF | PF | AF | ZF | SF | OF
@@ -69,11 +70,13 @@ class Trial(NamedTuple):
 
 
 class Ours:
-    """The interpreter on a machine of plain RAM."""
+    """A machine of plain RAM."""
 
     def __init__(self, bits: int) -> None:
         self.bits = bits
         self.c = ffi.gc(lib.xl_bare_create(1 << 20), lib.xl_bare_destroy)
+        if os.environ.get("XENLIKE_ENGINE") == "bt":
+            assert lib.xl_bare_engine(self.c, True, lib.XL_BARE_BT_ONE | VERIFY) == 0
         self.regs = ffi.new("u64[18]")
         self.extra = ffi.new("u64[5]")
         self.selectors = [lib.xl_bare_reg(f"{name}.sel".encode()) for name in "es cs ss ds fs gs".split()]
@@ -236,4 +239,8 @@ def test_same_as_unicorn(bits: int) -> None:
         else:
             reasons[reason] += 1
     assert not new, f"{len(new)} differences that no row of KNOWN explains:\n" + "\n".join(new[:40])
+    if os.environ.get("XENLIKE_ENGINE") == "bt" and bits == 32:
+        stats = ffi.new("struct xl_bt_stats *")
+        lib.xl_bt_stats(lib.xl_bt_of_bare(ours.c), stats)
+        assert stats.translated > TRIALS // 4 and not stats.rejected, "nothing was translated, or not as the verifier wants it"
     assert sum(seen.values()) > TRIALS // 3 and len(seen) > 120

@@ -324,16 +324,15 @@ class Lane:
         self.victim.destroy()
 
 
-def test_hostile_kernels_on_threads() -> None:
-    """A TLB entry, a code page or a host pointer that outlives what it stood for; a lock taken twice or never given back; a vCPU that
-    never comes to rest: see above."""
-    rng = random.Random(SEED)
+def stress(seed: int, seconds: float) -> None:
+    """Plays for so long. Called by test_bt_fuzz.py too, with the other engine."""
+    rng = random.Random(seed)
     host = Host.__new__(Host)
     ScriptHost.__init__(host, virtual=False, pcpus=3, memory=32 << 20)
     with host:
         before = host.usage()
         lane = Lane(host, rng)
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + seconds
         last = 0.0
 
         def turn() -> bool:
@@ -356,6 +355,12 @@ def test_hostile_kernels_on_threads() -> None:
         host.sound()
         assert host.usage() == before, "frames, hypervisor memory or domains leaked"
         print(f"{lane.done} operations, {lane.ended} domains ended on their own or by force")
+
+
+def test_hostile_kernels_on_threads() -> None:
+    """A TLB entry, a code page or a host pointer that outlives what it stood for; a lock taken twice or never given back; a vCPU that
+    never comes to rest: see above."""
+    stress(SEED, SECONDS)
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + 3))

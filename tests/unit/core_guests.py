@@ -8,6 +8,7 @@ vCPU shows in its pause_flags.
 
 from __future__ import annotations
 
+import os
 import struct
 
 from xenlike.engine import check, ffi, lib
@@ -19,11 +20,16 @@ VPF_BLOCKED = 1
 U64 = (1 << 64) - 1
 
 
+def engine() -> dict[str, int]:
+    """What the environment says about the engine of machine code, as of xenlike.Host; without it, here, the interpreter."""
+    return {"translate": os.environ.get("XENLIKE_ENGINE") == "bt", "bt_options": int(os.environ.get("XENLIKE_BT_OPTIONS", "0"), 0)}
+
+
 class CoreHost:
     """A host; a context manager. `memory` in bytes."""
 
     def __init__(self, *, memory: int = 16 << 20) -> None:
-        config = ffi.new("struct xl_host_config *", {"memory": memory, "nr_pcpus": 1, "virtual_clock": 1, "seed": 1})
+        config = ffi.new("struct xl_host_config *", {"memory": memory, "nr_pcpus": 1, "virtual_clock": 1, "seed": 1, **engine()})
         err = ffi.new("int *")
         self.ptr = lib.xl_host_create(config, err)
         check(err[0], "xl_host_create")

@@ -7,6 +7,7 @@ made by the functions below (`compute(1000)`, `call(SCHED_OP, 0)`, `wait(3)` ...
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 
@@ -64,9 +65,12 @@ class Timeout(Exception):
 class ScriptHost(CoreHost):
     """A host with the virtual clock, or with the real one and `pcpus` threads. A context manager."""
 
-    def __init__(self, *, virtual: bool = True, pcpus: int = 1, seed: int = 1, memory: int = 16 << 20, wall_ns: int = 0) -> None:
+    def __init__(self, *, virtual: bool = True, pcpus: int = 1, seed: int = 1, memory: int = 16 << 20, wall_ns: int = 0,
+                 engine: str | None = None, bt_options: int | None = None) -> None:
+        engine = engine or os.environ.get("XENLIKE_ENGINE") or "bt"         # as xenlike.Host chooses
+        options = int(os.environ.get("XENLIKE_BT_OPTIONS") or "0", 0) if bt_options is None else bt_options
         config = ffi.new("struct xl_host_config *", {"memory": memory, "nr_pcpus": pcpus, "virtual_clock": virtual, "seed": seed,
-                                                     "wall_ns": wall_ns})
+                                                     "wall_ns": wall_ns, "translate": engine == "bt", "bt_options": options})
         err = ffi.new("int *")
         self.ptr = lib.xl_host_create(config, err)
         check(err[0], "xl_host_create")

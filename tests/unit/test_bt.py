@@ -216,6 +216,44 @@ def test_a_page_that_is_mapped_elsewhere_has_other_code(options: int) -> None:
     assert ends[0][1]["rbx"] == 5 * 1 + 4 * 100
 
 
+@pytest.mark.parametrize("flushes", [4094, 4095, 4096, 2 * 4095])
+def test_flushes_that_the_interpreter_does_are_counted(flushes: int) -> None:
+    """Generations of the TLB come round after 4,095 flushes: who did so many where nothing is translated (here: with a data breakpoint set) could go on
+    with what translated code knew of pages before, a PV guest with the right to write to what has become a page table."""
+    m = machine("bt", """
+        mov ecx, 3
+    again:
+        mov qword ptr [0x40000], 1      # translated code knows the page
+        mov rbx, [0x40008]
+        dec ecx
+        jnz again
+        mov rax, 0x52007
+        mov [rsi], rax                  # it becomes another one
+        mov eax, 0x10402                # breakpoint 0 on writes of a byte at 0, where nobody writes
+        mov dr7, rax
+        mov rax, cr3
+        mov ecx, edi
+    flush:
+        mov cr3, rax
+        loop flush
+        mov eax, 0x400
+        mov dr7, rax
+        mov qword ptr [0x40000], 2
+        mov rbx, [0x40008]
+        hlt
+    """, rdi=flushes)
+    pt = 0x60000
+    for n in range(512):
+        m.put(pt + 8 * n, n << 12 | 7)
+    m.put(pt + 8 * 0x40, 0x51000 | 7)
+    m.put(m.system + lib.XL_BARE_PD, pt | 7)
+    m.put(0x51008, 11)
+    m.put(0x52008, 22)
+    m["rsi"], m["cr3"] = pt + 8 * 0x40, m["cr3"]
+    m.run(100_000)
+    assert (m["rbx"], m.read(0x51000, 1), m.read(0x52000, 1)) == (22, b"\1", b"\2")
+
+
 def test_flags_are_seen_by_a_fault_although_the_next_instruction_overwrites_them() -> None:
     """The frame of a page fault would show flags of the translator's own compare."""
     for producer in ("cmp rax, rbx", "add rax, rbx", "sub rax, 5", "xor eax, eax", "and rax, rbx", "test bl, 7", "shr rax, 3", "inc rax", "imul rax, rbx",

@@ -22,7 +22,7 @@ C_EXCEPTIONS = {("x86/bare.c", "bt/bt.h"), ("machine/frame.c", "hv/host.h"), ("m
 #: Python layers, lowest first; a module imports its own and those before it.
 PY_LAYERS = [
     ["xenlike.engine"],
-    ["xenlike.lane", "xenlike.backends", "xenlike.hypercalls"],
+    ["xenlike.lane", "xenlike.backends", "xenlike.hypercalls", "xenlike.translation"],
     ["xenlike.store", "xenlike.loaders", "guest_sdk"],
     ["xenlike.devices"],
     ["xenlike.toolstack"],

@@ -71,9 +71,11 @@ def test_writable_page_tables(host: MachineHost) -> None:
     assert g.stat("ptwr_writes") == 6, "a comparison that fails is none"
 
 
-@pytest.mark.parametrize("store", ["mov %rax, L1 + 8 * 12 + 4", "movq %rax, L1 + 8 * 13", "movups %xmm0, L1 + 8 * 12"])
+@pytest.mark.parametrize("store", ["mov %rax, L1 + 8 * 12 + 4", "movq %rax, L1 + 8 * 13", "movups %xmm0, L1 + 8 * 12",
+                                   "mov %rax, L1 + 4092", "mov %rax, L1 - 4", "lock xadd %rax, L1 + 4092", "xchg %ax, L1 - 1"])
 def test_stores_that_ptwr_refuses(host: MachineHost, store: str) -> None:
-    """An entry that may not stand there (here: another page table, writable), an unaligned store, one of 16 bytes: an ordinary #PF."""
+    """An entry that may not stand there (here: another page table, writable), an unaligned store, one of 16 bytes, one that
+    only begins or ends in the table: an ordinary #PF."""
     g = host.boot(ASSIST + """
         set_traps traps
         mov ARGS, %rax

@@ -68,6 +68,13 @@ def test_weight_counts_against_a_busy_neighbour_only(host):
     assert guest.cpu_ns() >= (host.now() - start) * 9 // 10
 
 
+def test_the_run_under_way_counts(host):
+    """A domain that has just ended would seem not to have run: its last run is charged only when the pCPU turns to something else."""
+    guest = host.script([compute(3 * MS), end()])
+    assert host.finish(guest) == [0]
+    assert guest.cpu_ns() >= 3 * MS
+
+
 def test_sleeping_does_not_save_up_credit(host):
     """A guest that slept an hour would otherwise own the pCPU for the next one."""
     sleeper = host.script([now(1000 * MS, r=2), call(SET_TIMER_OP, reg(2)), wait(1), compute(20 * US), jump(3)])

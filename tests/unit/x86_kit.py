@@ -80,7 +80,7 @@ class Machine:
     def read(self, pa: int, n: int) -> bytes:
         out = ffi.new("unsigned char[]", n)
         assert lib.xl_bare_read(self.c, pa, out, n) == 0
-        return bytes(out)
+        return bytes(ffi.buffer(out))
 
     def put(self, pa: int, value: int, size: int = 8) -> None:
         self.write(pa, value.to_bytes(size, "little"))

@@ -1,6 +1,6 @@
-"""Translations as one HTML page: nothing is loaded from elsewhere, light or dark as the reader's system is.
+"""Translations as one HTML page: nothing is loaded from elsewhere, no scripts, light or dark as the reader's system is, printable.
 
-Owns: the page. Called by: ``xenlike.cli_bt``, tests. All text of guests is escaped: what it shows may be hostile.
+Owns: the page; its looks are in ``style``. Called by: ``xenlike.cli_bt``, tests. All text of guests is escaped: what it shows may be hostile.
 """
 
 from __future__ import annotations
@@ -8,92 +8,168 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from xenlike.btview.model import TREATMENTS, Block, Line, Translation
+from xenlike.btview.flags import FLAGS
+from xenlike.btview.model import TREATMENTS, Block, Line, Piece, Translation, Way
+from xenlike.btview.style import STYLE
 
 __all__ = ["render_html"]
 
-_STYLE = """
-:root { color-scheme: light dark; --bg: #fbfbf9; --fg: #1d2330; --dim: #6b7280; --line: #e3e3dd; --card: #ffffff; --accent: #2757b8;
-  --copied: #1a7f4b; --rewritten: #1466a8; --inlined: #8a3ea8; --called: #b3261e; --branch: #9a6700; --bar: #f0b429; }
-@media (prefers-color-scheme: dark) { :root { --bg: #14171d; --fg: #d9dee7; --dim: #8b94a3; --line: #2b313c; --card: #1b1f27; --accent: #82aaff;
-  --copied: #6fcf97; --rewritten: #7cc4f5; --inlined: #d3a4ec; --called: #ff8a80; --branch: #f2c14e; --bar: #b7791f; } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 1500px; padding: 2rem 1.25rem 4rem; background: var(--bg); color: var(--fg);
-  font: 15px/1.5 system-ui, sans-serif }
-h1 { font-size: 1.5rem; margin: 0 0 .25rem } h2 { font-size: 1.05rem; margin: 0 }
-code, pre, table.code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: 12.5px }
-.facts { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; margin: 1rem 0; padding: 0; list-style: none } .facts b { display: block; font-size: 1.2rem }
-.facts li, .dim { color: var(--dim) } .facts b { color: var(--fg); font-variant-numeric: tabular-nums }
-.legend span { margin-right: 1rem }
-nav table { border-collapse: collapse; width: 100%; margin: 1rem 0 2rem } nav td, nav th { padding: .15rem .75rem .15rem 0; text-align: left }
-nav .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums } nav td.bar { width: 35% } nav td.bar i { display: block; height: .6rem; min-width: 2px;
-  background: var(--bar); border-radius: 2px }
-a { color: var(--accent); text-decoration: none } a:hover { text-decoration: underline }
-article { background: var(--card); border: 1px solid var(--line); border-radius: 8px; margin: 0 0 1.5rem; overflow: hidden }
-article > header { padding: .7rem 1rem; border-bottom: 1px solid var(--line) }
-.scroll { overflow-x: auto }
-table.code { border-collapse: collapse; width: 100%; line-height: 1.45 } table.code td { vertical-align: top; padding: .3rem 1rem; border-top: 1px solid var(--line) }
-table.code tr:first-child td { border-top: 0 } td.guest { width: 34%; border-left: 4px solid var(--kind); min-width: 21rem } td.guest b { font-weight: 600 }
-td.guest small { display: block; font-size: 11.5px; color: var(--dim) } td.guest small em { font-style: normal; color: var(--kind) }
-td pre { margin: 0; white-space: pre } .at, .note, .addr { color: var(--dim) }
-.copied { --kind: var(--copied) } .rewritten { --kind: var(--rewritten) } .inlined { --kind: var(--inlined) } .called-out { --kind: var(--called) }
-.branch { --kind: var(--branch) } .cold { --kind: var(--line) } .legend span::before { content: ""; display: inline-block; width: .7rem; height: .7rem;
-  margin-right: .35rem; border-radius: 2px; background: var(--kind) }
-details summary { padding: .5rem 1rem; cursor: pointer; color: var(--dim); border-top: 1px solid var(--line) } details pre { margin: 0; padding: 0 1rem .75rem }
-ul.ways { margin: 0; padding: .5rem 1rem .75rem 2rem; border-top: 1px solid var(--line) } .refused { color: var(--called); font-weight: 600 }
-"""
+#: What a host instruction is for: class in the style sheet, and in words.
+_PARTS = (("own", "the guest's instruction"), ("mmu", "software MMU"), ("state", "the vCPU's state"), ("flags", "flags kept or made again"),
+          ("time", "budget of instructions"), ("jump", "to other blocks"), ("out", "to the loop"))
+_FATES = (("reads", "read here"), ("used", "written, read in the block"), ("live", "written, may be seen elsewhere"),
+          ("unseen", "written, seen by nobody unless something faults"))
+_FATE_CLASS = {"used": "used", "live out": "live", "unseen": "unseen"}
+_COUNTS = ("in front: instructions that count how often the block is begun, while it is watched",
+           "in front: a way out, since the block is begun no more")
+_COLUMNS = ('<th>block</th><th>guest address</th><th class="n">begun</th><th class="n">instructions</th><th class="n">share</th>'
+            '<th class="bar"></th>')
 
 
 def render_html(translation: Translation, blocks: Iterable[Block]) -> str:
     """The page: what was counted, the blocks by heat, then each block."""
     shown = list(blocks)
-    numbers = {b.number for b in shown}
-    s = translation.stats
-    total = sum(b.heat for b in translation.blocks) or 1
-    facts = [(f"{s['blocks']:,}", "blocks made"), (f"{s['translated']:,}", "guest instructions in them"),
-             (f"{s['host_bytes'] / max(s['guest_bytes'], 1):.1f}", "host bytes a guest byte"), (f"{sum(b.heat for b in translation.blocks):,}", "instructions begun in blocks"),
-             (f"{s['interpreted']:,}", "instructions interpreted"), (f"{s['exits']:,}", "returns to the loop"), (f"{s['flushes']:,}", "flushes"),
-             (f"{s['invalidated']:,}", "blocks invalidated by writes"), (f"{s['rejected']:,}", "refused by the verifier")]
-    rows = "".join(f"<tr><td><a href='#b{b.number}'><code>{b.va:#x}</code></a></td><td class=n>{b.hits:,}</td><td class=n>{b.nr}</td>"
-                   f"<td class=n>{100 * b.heat / total:.1f} %</td><td class=bar><i style='width:{100 * b.heat / max(shown[0].heat, 1):.1f}%'></i></td></tr>\n" for b in shown)
+    page = _Page({b.number for b in shown}, translation.heat or 1)
+    hottest = max((b.heat for b in shown), default=0)
+    title = escape(translation.title)
+    about = f"Guest code and the host code that stands for it: {len(shown)} of {translation.total:,} blocks, hottest first."
+    if translation.ended:
+        about += f" {translation.ended[0].upper()}{translation.ended[1:]}."
+    story = "".join(f"<li>{escape(text)}</li>" for text in translation.story)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(translation.title)}</title><style>{_STYLE}</style></head><body>
-<h1>{escape(translation.title)}</h1>
-<p class="dim">Guest code and the host code that stands for it, hottest blocks first: {len(shown)} of {len(translation.blocks)}.</p>
-<ul class="facts">{"".join(f"<li><b>{n}</b>{escape(what)}</li>" for n, what in facts)}</ul>
-<p class="legend">{"".join(f"<span class='{name.replace(' ', '-')}'>{name}: {escape(what)}</span> " for name, what in TREATMENTS)}</p>
-<nav><table><thead><tr><th>block</th><th class=n>begun</th><th class=n>instructions</th><th class=n>of all</th><th></th></tr></thead><tbody>
-{rows}</tbody></table></nav>
-{"".join(_block(b, numbers) for b in shown)}</body></html>
+<title>{title}</title><style>
+{STYLE}</style></head><body>
+<a class="skip" href="#blocks">to the blocks</a>
+<header id="top"><h1>{title}</h1>
+<p class="dim">{escape(about)}</p>
+{_facts(translation)}
+{f'<ol class="story">{story}</ol>' if story else ''}
+{_legend()}</header>
+<nav aria-label="Blocks by heat"><table><thead><tr>{_COLUMNS}</tr></thead><tbody>
+{"".join(page.row(b, hottest) for b in shown)}</tbody></table></nav>
+<main id="blocks">
+{"".join(page.block(b) for b in shown)}</main></body></html>
 """
 
 
-def _block(b: Block, numbers: set[int]) -> str:
-    rows = []
-    if b.before:
-        rows.append(f"<tr><td class='guest cold'><small>counts executions</small></td><td>{_lines(b.before)}</td></tr>")
-    for p in b.pieces:
-        flags = f" · flags: {escape(p.flags)}" if p.flags else ""
-        rows.append(f"<tr class='{p.treatment.replace(' ', '-')}'><td class=guest><span class=addr>{p.va:x}</span> <b>{escape(p.text)}</b>"
-                    f"<small><code>{p.code.hex(' ')}</code></small><small><em>{p.treatment}</em>{flags}</small></td><td>{_lines(p.lines)}</td></tr>")
-    refused = f"<div class=refused>Refused by the verifier: {escape(b.refused)}</div>" if b.refused else ""
-    invalid = "<div class=refused>Invalid: its guest code was written.</div>" if b.invalid else ""
-    cold = f"<details><summary>cold code: {len(b.cold)} instructions</summary><div class=scroll>{_lines(b.cold)}</div></details>" if b.cold else ""
-    ways = "".join(f"<li>{_way(w.text, w.leads_to, numbers)}</li>" for w in b.ways if w.kind in ("chain", "link", "next"))
-    return (f"<article id='b{b.number}'><header><h2>Block {b.number} at <code>{b.va:#x}</code></h2><div class=dim>begun {b.hits:,} times · {b.nr} instructions · "
-            f"{b.guest_len} → {b.code_len} bytes · {escape(b.context)}</div>{refused}{invalid}</header><div class=scroll><table class=code>"
-            f"{''.join(rows)}</table></div>{cold}{f'<ul class=ways>{ways}</ul>' if ways else ''}</article>\n")
+def _facts(t: Translation) -> str:
+    s = t.stats
+    facts = [(f"{t.retired:,}", "instructions ran") if t.retired else (f"{t.heat:,}", "instructions begun in blocks"),
+             (t.share(), "of them translated"), (f"{s['interpreted']:,}", "interpreted"), (f"{s['exits']:,}", "returns to the loop"),
+             (f"{s['blocks']:,}", "blocks made"), (f"{s['translated']:,}", "instructions in them"), (t.density(), "host bytes a guest byte")]
+    rare = (("invalidated", "blocks invalidated by writes"), ("flushes", "flushes"), ("rejected", "refused by the verifier"))
+    facts += [(f"{s[name]:,}", what) for name, what in rare if s[name]]
+    return f'<ul class="facts">{"".join(f"<li><b>{n}</b> {what}</li>" for n, what in facts if n)}</ul>'
 
 
-def _way(text: str, leads_to: int, numbers: set[int]) -> str:
-    label = f"block {leads_to}"
-    safe = escape(text)
-    return safe.replace(label, f"<a href='#b{leads_to}'>{label}</a>") if leads_to in numbers else safe
+def _legend() -> str:
+    treatments = "".join(f'<li class="{_class(name)}"><b>{name}</b> {escape(what)}</li>' for name, what in TREATMENTS)
+    fates = "".join(f'<li><i class="flag {name}">Z</i> {escape(what)}</li>' for name, what in _FATES)
+    parts = "".join(f'<li class="{name}">{escape(what)}</li>' for name, what in _PARTS)
+    return (f'<dl class="legend"><dt>Guest\'s side</dt><dd><ul class="treatments">{treatments}</ul></dd>\n'
+            f'<dt title="overflow, sign, zero, adjust, parity, carry">Flags</dt><dd><ul>{fates}</ul></dd>\n'
+            f'<dt>Host\'s side</dt><dd><ul class="parts">{parts}</ul></dd></dl>')
 
 
-def _lines(lines: list[Line]) -> str:
-    if not lines:
-        return "<span class=dim>nothing</span>"
-    return "<pre>" + "\n".join(f"<span class=at>+{n.at:03x}</span>  {escape(n.text)}" + (f"  <span class=note>; {escape(n.note)}</span>" if n.note else "")
-                               for n in lines) + "</pre>"
+def _bar(part: int, whole: int) -> str:
+    return f'<i style="width:{100 * part / max(whole, 1):.1f}%"></i>'
+
+
+def _class(treatment: str) -> str:
+    return treatment.replace(" ", "-")
+
+
+def _many(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+def _flags(p: Piece) -> str:
+    """A letter for each flag that the instruction reads or writes."""
+    reads = "".join(f'<i class="flag reads" title="reads {name}">{name[0]}</i>' for name in FLAGS if name in p.reads)
+    writes = "".join(f'<i class="flag {_FATE_CLASS[fate]}" title="writes {name}: {fate}">{name[0]}</i>'
+                     for name in FLAGS if (fate := p.fates.get(name)))
+    text = " ".join(([f"reads {reads}"] if reads else []) + ([f"writes {writes}"] if writes else []))
+    return f' <span class="flags" aria-label="flags: {escape(p.flags)}">{text}</span>' if text else ""
+
+
+class _Page:
+    """What links on the page may lead to (``numbers`` of blocks), and the heat of all that the translator has."""
+
+    def __init__(self, numbers: set[int], heat: int) -> None:
+        self._numbers, self._heat = numbers, heat
+
+    def row(self, b: Block, hottest: int) -> str:
+        """One block, in the table of all."""
+        return (f'<tr><td>{self._link(b.number, str(b.number))}</td><td><a href="#b{b.number}">{self._where(b)}</a></td>'
+                f'<td class="n">{b.hits:,}</td><td class="n">{b.nr}</td>'
+                f'<td class="n">{self._share(b)}</td><td class="bar">{_bar(b.heat, hottest)}</td></tr>\n')
+
+    def block(self, b: Block) -> str:
+        """One block, whole."""
+        targets = {n.target for n in [*b.before, *(n for p in b.pieces for n in p.lines), *b.cold] if n.target is not None}
+        front = f'<tr class="cold"><td class="guest" colspan="2"><small>{_COUNTS[b.invalid]}</small></td></tr>\n' if b.before else ""
+        return (f'<article id="b{b.number}" aria-labelledby="h{b.number}">{self._head(b)}\n'
+                f'<div class="scroll" tabindex="0" role="region" aria-label="code of block {b.number}"><table class="code"><tbody>\n'
+                f'{front}{"".join(self._piece(b, p, targets) for p in b.pieces)}</tbody></table></div>\n'
+                f'{self._stubs(b, targets) if b.cold else ""}{self._ways(b)}</article>\n')
+
+    def _head(self, b: Block) -> str:
+        rounds = f", {len(b.rounds())} rounds of its loop" if len(b.rounds()) > 1 else ""
+        facts = (f"begun {_many(b.hits, 'time')}, {self._share(b)} of all", _many(b.nr, "instruction") + rounds,
+                 f"{b.guest_len} → {b.code_len} bytes", escape(b.context), '<a href="#top">top</a>')
+        notes = [f"Replaced by {self._link(b.replaced)}, in which its loop is unrolled."] if b.replaced else \
+            ["Invalid: its guest code was written since. On the left is what stands there now."] if b.invalid else []
+        notes += [f"Refused by the verifier: {escape(b.refused)}"] if b.refused else []
+        told = "".join(f'<p class="refused">{note}</p>' for note in notes)
+        return (f'<header><h2 id="h{b.number}">Block {b.number} {self._where(b)}</h2><p class="dim">{" · ".join(facts)}</p>'
+                f'<div class="heat">{_bar(b.heat, self._heat)}</div>{told}</header>')
+
+    def _piece(self, b: Block, p: Piece, targets: set[int]) -> str:
+        note = f"<small><code>{escape(p.note)}</code></small>" if p.note else ""
+        return (f'<tr class="{_class(p.treatment)}"><td class="guest"><code><span class="at">{p.va:x}</span> <b>{escape(p.text)}</b></code>'
+                f'{note}<small><code>{p.code.hex(" ")}</code></small><small><em>{p.treatment}</em>{_flags(p)}</small></td>'
+                f'<td class="host">{self._lines(b, p.lines, targets)}</td></tr>\n')
+
+    def _lines(self, b: Block, lines: list[Line], targets: set[int]) -> str:
+        return "<pre>" + "\n".join(self._line(b, n, targets) for n in lines) + "</pre>" if lines else "<small>nothing</small>"
+
+    def _line(self, b: Block, line: Line, targets: set[int]) -> str:
+        text, here = escape(line.text), f"b{b.number}-{line.at:03x}"
+        if line.target is not None:
+            text = text.replace(f"+{line.target:03x}", f'<a href="#b{b.number}-{line.target:03x}">+{line.target:03x}</a>')
+        elif line.block and line.part == "jump":
+            text = text.replace(f"block {line.block}", self._link(line.block))
+        at = f'<span class="at" id="{here}">' if line.at in targets else '<span class="at">'
+        kind = "own" if line.own else line.part
+        note = f' <span class="note">; {escape(line.note)}</span>' if line.note else ""
+        return f"{at}+{line.at:03x}</span>  " + (f'<span class="{kind}">{text}</span>' if kind else text) + note
+
+    def _stubs(self, b: Block, targets: set[int]) -> str:
+        first, parts = b.cold[0].at, []
+        for end in (*sorted(at for at in b.stubs if at != first), 1 << 32):
+            if lines := [n for n in b.cold if first <= n.at < end]:
+                parts.append(self._lines(b, lines, targets))
+            first = end
+        return (f'<details><summary>{_many(len(b.stubs) or 1, "stub")}, reached rarely: {_many(len(b.cold), "instruction")}</summary>'
+                f'<div class="host" tabindex="0" role="region" aria-label="stubs of block {b.number}">{"".join(parts)}</div></details>\n')
+
+    def _ways(self, b: Block) -> str:
+        ways = [f"<li>{self._way(way)}</li>" for way in b.leading()]
+        ways += [f"<li>linked from {', '.join(self._link(n) for n in b.came_from)}</li>"] if b.came_from else []
+        ways += [f'<li class="dim">ways to the loop: {escape(b.others())}</li>'] if b.others() else []
+        return f'<ul class="ways">{"".join(ways)}</ul>' if ways else ""
+
+    def _way(self, way: Way) -> str:
+        text = escape(way.text)
+        return text.replace(f"block {way.leads_to}", self._link(way.leads_to)) if way.leads_to else text
+
+    def _where(self, b: Block) -> str:
+        return f"<code>{b.va:#x}</code>" + (f' <span class="symbol">{escape(b.symbol)}</span>' if b.symbol else "")
+
+    def _share(self, b: Block) -> str:
+        return f"{100 * b.heat / self._heat:.1f} %"
+
+    def _link(self, number: int, text: str = "") -> str:
+        text = text or f"block {number}"
+        return f'<a href="#b{number}">{text}</a>' if number in self._numbers else text

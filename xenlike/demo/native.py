@@ -24,10 +24,10 @@ from xenlike.demo.stage import Stage
 from xenlike.domain import WaitTimeout
 from xenlike.host import Host
 
-__all__ = ["find_grub", "plain", "show_c", "show_grub"]
+__all__ = ["ROOT", "find_grub", "missing_tools", "plain", "show_c", "show_grub"]
 
 _TOOLS = ("make", "gcc", "ld", "ar")
-_ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 _GRUB = Path("usr/lib/grub-xen/grub-x86_64-xen.bin")
 _PROGRESS = re.compile(r"\x1b\[\d+;\d+H +\[ [^\]\n]* \](?=\x1b)")         # GRUB's file progress, in the right corner
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -35,15 +35,20 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 # ---- a guest in C ----------------------------------------------------------------------------------------------------
 
+def missing_tools() -> str:
+    """What is missing to build guests in C, in words; or nothing."""
+    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
+    return f"C guests are built with gcc and make; not installed: {', '.join(missing)} (Debian: apt install gcc make)" if missing else ""
+
+
 def show_c(on: Stage, folder: Path) -> None:
     """Builds the example ``pingpong`` and lets it play with itself, and with the Python guest of the same protocol."""
     on.title("2. A guest in C")
-    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
-    if missing:
-        on.leave_out("the guest in C", f"C guests are built with gcc and make; not installed: {', '.join(missing)} (Debian: apt install gcc make)")
+    if why := missing_tools():
+        on.leave_out("the guest in C", why)
         return
     source, image, begin = directory() / "examples" / "pingpong", folder / "pingpong", time.perf_counter()
-    shown = source.relative_to(_ROOT) if source.is_relative_to(_ROOT) else source
+    shown = source.relative_to(ROOT) if source.is_relative_to(ROOT) else source
     print(f"gcc builds {shown} with the SDK ...", end="", flush=True)
     made = subprocess.run(["make", "-s", "-j2", "-C", str(source), f"PYTHON={sys.executable}", "CC=gcc", "CFLAGS=-O2",
                            f"BUILD={folder / 'build'}", f"GUEST={image}"], capture_output=True, text=True)
@@ -52,7 +57,7 @@ def show_c(on: Stage, folder: Path) -> None:
         print(f" FAILED\n{made.stderr}")
         return
     print(f" {time.perf_counter() - begin:.1f} s\nIt is an ELF kernel of {image.stat().st_size >> 10} KiB with Xen's notes, and follows the public "
-          "ABI alone. Its instructions are interpreted.\n")
+          "ABI alone.\n")
     for title, pong, extra in (("C with C", str(image), "pong peer=1"), ("C with Python", Pong, "peer=1")):
         with Host(threaded=False) as host:      # of its own, so that the domains are 1 and 2
             ping = host.create(str(image), name="ping", memory="16M", extra="ping peer=2", paused=True)
@@ -80,7 +85,7 @@ def find_grub(chosen: str | None) -> Path | str:
         return Path(chosen) if Path(chosen).is_file() else f"there is no file {chosen}"
     if (installed := "/" / _GRUB).is_file():
         return installed
-    peers = _ROOT / "tests" / "tools" / "peers.py"
+    peers = ROOT / "tests" / "tools" / "peers.py"
     if not peers.is_file():
         return "it needs Debian's package grub-xen-host: apt install grub-xen-host, or name its grub-x86_64-xen.bin with --grub"
     spec = importlib.util.spec_from_file_location("_demo_peers", peers)
@@ -109,7 +114,7 @@ def _tar(path: Path, files: dict[str, bytes]) -> None:
 
 def show_grub(on: Stage, folder: Path, chosen: str | None) -> None:
     """Boots GRUB to its prompt and lets it read a disk."""
-    on.title("3. GRUB, a guest that nobody here wrote")
+    on.title("4. GRUB, a guest that nobody here wrote")
     image = find_grub(chosen)
     if isinstance(image, str):
         on.leave_out("GRUB", image)

@@ -274,8 +274,24 @@ static bool polls_for_one(const struct vcpu *v)
 void vcpu_kick(struct vcpu *v)
 {
     atomic_or(&v->exit_work, WORK_upcall);      /* also the barrier of ordering 2 */
+    if (read_once(v->in_guest) && v->host->clock.kind == CLOCK_REAL)
+        vcpu_nudge(v);
     if (read_once(v->pause_flags) & VPF_blocked && !polls_for_one(v))
         vcpu_unpause(v, VPF_blocked);
+}
+
+u64 vcpu_run_time(struct vcpu *v)
+{
+    struct sched_unit *u = &v->unit;
+    if (!u->queue)
+        return 0;
+    u64 now = host_now(v->host);
+    spin_lock(&u->queue->lock);
+    u64 total = u->run_total, from = later_of(u->charged, pcpu_of(u)->last_rest);       /* as rest() would charge it */
+    if (u->running && now > from)
+        total += now - from;
+    spin_unlock(&u->queue->lock);
+    return total;
 }
 
 /* ---- what a running vCPU does to itself -------------------------------------------------------------------------- */
