@@ -390,12 +390,12 @@ static void push(struct translation *tr)
     struct emit *e = &tr->e;
     unsigned width = tr_width(tr);
     if (i->op[0].kind == X86_MEM) {
+        unsigned rest = tr->nr_rest;
+        tr->nr_rest = 0;                /* no run begins here: r15, which would carry it, is to hold the value */
         tr_access(tr, width, false, false);
         tr_load(tr, width, SCRATCH2);
         e_store(e, SCRATCH2, GS(entry));        /* tmp, tmp2 are L1's */
-        unsigned rest = tr->nr_rest;
         carry_end(tr);
-        tr->nr_rest = 0;                /* no run begins here: r15, which would carry it, holds the value */
         tr_push_address(tr);
         tr->nr_rest = rest;
         e_load(e, SCRATCH2, GS(entry));
