@@ -32,7 +32,6 @@ static void empty_l1(struct bt *t, unsigned n)
     (&t->l1_negated[0][0][0])[n] = -t->poison;
     (&t->l1_addend[0][0][0])[n] = (u64)t->nowhere - t->poison;
     (&t->l1_host[0][0][0])[n] = (u64)t->nowhere;
-    (&t->l1_copied[0][0][0])[n] = 0;
 }
 
 /* Empties what is filled of n entries: those listed, or, if there were more than the list holds, all. */
@@ -54,6 +53,7 @@ static void empty_entries(struct bt *t, unsigned set)
 {
     empty_l0(t, set, false);
     empty_l0(t, set, true);
+    memset(t->l1_copied[set], 0, sizeof t->l1_copied[set]);
     t->tlb_used[set] = false;
 }
 

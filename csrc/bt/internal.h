@@ -119,7 +119,7 @@ struct bt {
     u64 mask_flags[NR_MASKS];   /* of rflags: enum bt_mask */
     struct bt_entry l0[2][2][L0];                       /* [TLB set][write] */
     u64 l1_negated[2][2][L1], l1_addend[2][2][L1], l1_host[2][2][L1];   /* host: of the page's first byte */
-    u8 l1_copied[2][2][L1];                             /* 1: L0 may have a copy of this entry */
+    u8 l1_copied[2][2][L1];                             /* 1: L0 may have copies of entries that were here */
     u64 jump_negated[2][JUMPS], jump_host[2][JUMPS];
     u64 link[LINKS];
 

@@ -120,6 +120,7 @@ static u32 block_at_rip(struct bt *t)
     const u8 *host = c->mode == 64 || rip == (u32)rip ? code_at(c, rip, true) : NULL;
     if (unlikely(!host))
         return 0;
+    bt_look_for_writes(t);              /* a walk may grant a right to write: as in miss() */
     u16 context = context_of(c);
     u32 b = bt_block_find(t, host, rip, context);
     if (unlikely(!b)) {
@@ -163,30 +164,32 @@ static u64 next_block(struct bt *t)
     return b ? go(t, bt_host_address(t, t->block[b].code), 0) : 0;
 }
 
-/* The access that x stands for: true if L1 has it now. A page that the TLB lacks is looked up as the interpreter would, once: it faults here; a
- * device's page, or code, is for the interpreter. */
-static bool fill(struct bt *t, const struct bt_exit *x)
+/* The access that x stands for, if the TLB has it: true if L1 has it now too. */
+static bool fill_from_tlb(struct bt *t, const struct bt_exit *x)
 {
     struct x86_cpu *c = t->cpu;
-    struct x86_fault f;
     u64 lin = t->lin;
     const struct tlb_entry *e = tlb_slot(c->tlb, c->tlb_set, lin);
-    if (lin % PAGE_SIZE + x->size > PAGE_SIZE || (x->align && lin % 16))
+    if (lin % PAGE_SIZE + x->size > PAGE_SIZE || (x->align && lin % 16) || (x->write ? e->write_tag : e->read_tag) != tlb_tag(c->tlb, lin))
         return false;
-    if ((x->write ? e->write_tag : e->read_tag) != tlb_tag(c->tlb, lin)) {
-        if (!va_canonical(lin) || (x->write && c->ops->store))          /* what faults may be a store that the hook does */
-            return false;
-        f.mmio = false;
-        if (!c->ops->page(c, lin, x->write ? MMU_WRITE : MMU_READ, &f)) {
-            if (!f.mmio)
-                x86_raise_page_fault(c, &f);            /* here, as the walk has counted it */
-            return false;
-        }
-        if ((x->write ? e->write_tag : e->read_tag) != tlb_tag(c->tlb, lin))
-            return false;
-    }
     bt_tlb_fill(t, c->tlb_set, x->write, lin, e->page);
     return true;
+}
+
+/* A page that the TLB lacks is looked up as the interpreter would, once: it faults here. False: a device's page, or a store that the hook may do, or more
+ * than one page: the interpreter's. */
+static bool look_up_page(struct bt *t, const struct bt_exit *x)
+{
+    struct x86_cpu *c = t->cpu;
+    struct x86_fault f = { .mmio = false };
+    u64 lin = t->lin;
+    if (lin % PAGE_SIZE + x->size > PAGE_SIZE || (x->align && lin % 16) || !va_canonical(lin) || (x->write && c->ops->store))
+        return false;
+    if (c->ops->page(c, lin, x->write ? MMU_WRITE : MMU_READ, &f))
+        return true;
+    if (!f.mmio)
+        x86_raise_page_fault(c, &f);            /* here, as the walk has counted it */
+    return false;
 }
 
 static void exec_gp(struct x86_cpu *c, const struct x86_insn *i) { x86_raise_error(c, X86_GP, 0); }
@@ -233,7 +236,8 @@ static void interpret(struct bt *t)
     } while (c->r[X86_RIP] == rip && !must_look(c));
 }
 
-/* The instruction of exit n is the interpreter's, and its rounds if it is repeated. Then on: behind it in its block if nothing speaks against it, or in the block that it leads to. */
+/* The instruction of exit n is the interpreter's, and its rounds if it is repeated. Then on: behind it in its block if nothing speaks against it, or in
+ * the block that it leads to. */
 static u64 step(struct bt *t, u32 n)
 {
     struct x86_cpu *c = t->cpu;
@@ -257,9 +261,27 @@ static u64 step(struct bt *t, u32 n)
         return next_block(t);           /* x may be another's after a flush */
     if (x->kind == EXIT_MISS) {         /* the TLB has it now, but another address may soon have its place */
         t->lin = lin;
-        (void)fill(t, x);
+        (void)fill_from_tlb(t, x);
     }
     return go(t, bt_host_address(t, x->behind), x->k + 1);
+}
+
+/* An access that L1 does not have. Looking a page up may grant a right to write that another CPU's store has set free, by taking the page's claims away: what
+ * was translated of it goes before that right is used (machine/codemap.h, rule 4). */
+static u64 miss(struct bt *t, u32 n)
+{
+    const struct bt_exit *x = &t->exits[n];
+    u64 flushes = t->stats.flushes;
+    if (!fill_from_tlb(t, x)) {
+        if (!look_up_page(t, x))
+            return step(t, n);
+        settle(t);
+        if (flushes != t->stats.flushes || t->block[x->block].invalid)
+            return next_block(t);
+        if (!fill_from_tlb(t, x))               /* code: each store is to be seen */
+            return step(t, n);
+    }
+    return bt_host_address(t, x->again);        /* the time goes on as it was */
 }
 
 /* The block at rip, now that all is brought up to date. */
@@ -323,9 +345,7 @@ u64 bt_dispatch(struct x86_cpu *c)
     t->stats.exits++;
     switch (x->kind) {
     case EXIT_MISS:
-        if (fill(t, x))
-            return bt_host_address(t, x->again);        /* the time goes on as it was */
-        return step(t, n);
+        return miss(t, n);
     case EXIT_STEP:
         return step(t, n);
     case EXIT_BRANCH:

@@ -11,8 +11,8 @@
  * 3. While a page has claims no TLB gets a write entry for it; the first claim of a generation does not count until every TLB that may
  *    have one was flushed (x86_ops.code_page): until then the page is not sealed, and whoever claims there sees to the flush himself.
  *    A writer in guest mode that found no claim when it began needs not tell: that flush waits until it has left guest mode.
- * 4. A translator looks at the epoch before it enters translated code and before it looks a block up, at the generations of its pages when
- *    that has moved. Code that goes round in translated code does neither: a vCPU whose store took claims away makes the others come out
+ * 4. A translator looks at the epoch before it enters translated code, before it looks a block up, and behind every walk of page tables, which may
+ *    grant a right to write that a loss of claims has set free; at the generations of its pages when the epoch has moved. Code that goes round in translated code does neither: a vCPU whose store took claims away makes the others come out
  *    (x86_ops.code_changed) before its next instruction. Other writers do not: it looks when its slice of instructions is over.
  */
 #ifndef XL_MACHINE_CODEMAP_H
