@@ -10,8 +10,6 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +102,7 @@ def _guest(args: argparse.Namespace, file: str, settings: list[str]) -> int:
     from xenlike.host import Host
     from xenlike.loaders.image import looks_like_image
     from xenlike.toolstack import ConfigError, image_config, load_config
+    from xenlike.translation import more_options
 
     stay = [f'on_{what}="preserve"' for what in ("poweroff", "reboot", "crash", "watchdog")]      # so that there is a translator afterwards
     is_image = looks_like_image(file)
@@ -115,7 +114,7 @@ def _guest(args: argparse.Namespace, file: str, settings: list[str]) -> int:
     symbols = Symbols.of_file(config.kernel.path) if config.kernel else Symbols()
     at = None if args.at is None else _address(args.at, symbols)
     memory = (256 << 20) + max(config.maxmem, 1 << 29)
-    with _options(lib.XL_BT_PROFILE), Host(memory=memory, clock=args.clock, seed=args.seed, threaded=False, engine="bt") as host:
+    with more_options(lib.XL_BT_PROFILE), Host(memory=memory, clock=args.clock, seed=args.seed, threaded=False, engine="bt") as host:
         domain = host.create(config)
         if not args.quiet:
             domain.console.log.listen(lambda data: (sys.stderr.buffer.write(data), sys.stderr.flush()))
@@ -231,17 +230,3 @@ def _width(args: argparse.Namespace) -> int:
     from xenlike.btview.text import DEFAULT_WIDTH
 
     return max(args.width or shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns, _NARROWEST)
-
-
-@contextmanager
-def _options(more: int) -> Iterator[None]:
-    """The translator's options come from the environment (``Host``): these too, for a host made meanwhile."""
-    before = os.environ.get("XENLIKE_BT_OPTIONS")
-    os.environ["XENLIKE_BT_OPTIONS"] = str(int(before or "0", 0) | more)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["XENLIKE_BT_OPTIONS"]
-        else:
-            os.environ["XENLIKE_BT_OPTIONS"] = before

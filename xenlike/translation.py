@@ -1,6 +1,6 @@
 """Which engine runs machine code, and the one line that says when it is not the binary translator.
 
-Called by: ``xenlike.host``. The C core finds out what the host has (``csrc/bt/block.c``); the environment's ``XENLIKE_HOST_LACKS`` makes it appear to
+Called by: ``xenlike.host``, ``xenlike bt``, benchmarks. The C core finds out what the host has (``csrc/bt/block.c``); the environment's ``XENLIKE_HOST_LACKS`` makes it appear to
 lack some of it (docs/engine.md).
 """
 
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from xenlike.engine import ffi, lib
 
-__all__ = ["FEATURES", "choose", "say_why_not"]
+__all__ = ["FEATURES", "choose", "more_options", "say_why_not"]
 
 #: What the translator needs, in the words of ``XENLIKE_HOST_LACKS``.
 FEATURES = ("bmi2", "fsgsbase", "lahf", "wx")
@@ -47,3 +49,17 @@ def say_why_not(why: object) -> None:
     _said = True
     reason = ffi.string(why).decode() if why != ffi.NULL else "there is no memory for its code"
     warnings.warn(f"no binary translation: {reason}; machine code is interpreted, which is slower", RuntimeWarning, stacklevel=4)
+
+
+@contextmanager
+def more_options(more: int) -> Iterator[None]:
+    """Hosts that are made meanwhile have these options of the translator too (``XL_BT_*``), beside those in the environment's XENLIKE_BT_OPTIONS."""
+    before = os.environ.get("XENLIKE_BT_OPTIONS")
+    os.environ["XENLIKE_BT_OPTIONS"] = str(int(before or "0", 0) | more)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XENLIKE_BT_OPTIONS"]
+        else:
+            os.environ["XENLIKE_BT_OPTIONS"] = before

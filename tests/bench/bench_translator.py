@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from harness import RUNS, Case, Row, Size, row_of  # noqa: E402
 
 from xenlike import Host  # noqa: E402
 from xenlike.engine import ffi, lib  # noqa: E402
+from xenlike.translation import more_options  # noqa: E402
 
 BENCH = c_images.EXAMPLES.parent / "pc" / "examples" / "bench"
 PATIENCE = 300.0
@@ -364,24 +365,10 @@ def two_threads(program: Path, kernel: str, percent: int) -> Callable[[], float]
     return measure
 
 
-@contextmanager
-def bt_options(more: int) -> Iterator[None]:
-    """Hosts that are made meanwhile have these options of the translator too."""
-    before = os.environ.get("XENLIKE_BT_OPTIONS")
-    os.environ["XENLIKE_BT_OPTIONS"] = str(int(before or "0", 0) | more)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["XENLIKE_BT_OPTIONS"]
-        else:
-            os.environ["XENLIKE_BT_OPTIONS"] = before
-
-
 def translation(image: Path, pattern: str, of: Callable[[object], float]) -> Callable[[], float]:
     """A `measure`: a figure of the translator's, when a guest has booted until it says `pattern`."""
     def measure() -> float:
-        with bt_options(lib.XL_BT_CLOCK), Host(threaded=False, engine="bt") as host:
+        with more_options(lib.XL_BT_CLOCK), Host(threaded=False, engine="bt") as host:
             domain = host.create(str(image), memory="64M")
             domain.console.expect(pattern, timeout=PATIENCE)
             domain.pause()

@@ -6,7 +6,6 @@ Features are masked by XENLIKE_HOST_LACKS; executable memory is also refused in 
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import subprocess
 import sys
