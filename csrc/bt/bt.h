@@ -1,6 +1,6 @@
 /* The binary translator: x86-64 guest code as x86-64 host code, with a software MMU.
  *
- * Owns: struct bt, what a CPU has for it (code cache, tables). Called by: pv/run.c, x86/bare.c, xenlike_bt.c. The interpreter (x86/interp.c) is the
+ * Owns: struct bt, what a CPU has for it (code cache, tables). Called by: hv/native.c, x86/bare.c, xenlike_bt.c. The interpreter (x86/interp.c) is the
  * reference and does whatever is not translated: bt_run is x86_run with blocks between the instructions, its contract the same. No locks: a struct bt
  * belongs to the thread that runs its CPU; what other threads write into translated code they tell machine/codemap.h.
  *

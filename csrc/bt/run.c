@@ -1,6 +1,6 @@
 /* The loop around translated code.
  *
- * Owns: what happens when a block is left. Called by: pv/run.c, bare.c. No locks.
+ * Owns: what happens when a block is left. Called by: hv/native.c, bare.c; bt_dispatch by translated code. No locks.
  *
  * bt_run is x86_run's loop, taken from its parts, with a block executed wherever one can be: 64-bit code, or 32-bit code with flat segments, nothing in
  * c->slow, no strict accesses, time for all of it. Everything that can raise runs here, on complete state, never inside a block.
@@ -192,8 +192,6 @@ static bool look_up_page(struct bt *t, const struct bt_exit *x)
     return false;
 }
 
-static void exec_gp(struct x86_cpu *c, const struct x86_insn *i) { x86_raise_error(c, X86_GP, 0); }
-
 /* The guest's instruction at rip, which is that of exit n; decoded once. NULL: not to be had. */
 static const struct x86_insn *insn_of(struct bt *t, u32 n)
 {
@@ -207,8 +205,7 @@ static const struct x86_insn *insn_of(struct bt *t, u32 n)
     int left = b->low + b->bytes - x->off;
     if (left <= 0 || x86_decode(&t->insns[k], b->host + x->off, left < 15 ? (unsigned)left : 15, context_mode(b->context), t->features) <= 0)
         return NULL;
-    if (x86_forms[t->insns[k].form].attr & F_CPL0 && b->context & CTX_CPL)
-        t->insns[k].exec = exec_gp;
+    x86_restrict(&t->insns[k], false, b->context & CTX_CPL ? 3 : 0);
     t->insn_exit[k] = n, x->insn = k;
     return &t->insns[k];
 }

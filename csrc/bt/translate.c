@@ -90,13 +90,12 @@ static const struct x86_operand *mem_operand(const struct x86_insn *i, unsigned 
     return NULL;
 }
 
-static bool canonical(u64 va) { return (u64)((s64)(va << 16) >> 16) == va; }
 static u64 branch_target(const struct translation *tr) { return tr->va + tr->off + tr->i->len + tr->i->imm; }
 /* False: #GP(0), or in 32-bit code an address that has to be cut. */
 static bool target_is_plain(const struct translation *tr)
 {
     u64 target = branch_target(tr);
-    return tr->context & CTX_32 ? target == (u32)target : canonical(target);
+    return tr->context & CTX_32 ? target == (u32)target : va_canonical(target);
 }
 
 /* In 32-bit code: the memory operand is one of the segments that the context says can be used, by a 32-bit address. */

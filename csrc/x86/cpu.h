@@ -221,6 +221,8 @@ void x86_wrote_code(struct x86_cpu *c);
 void x86_run_begin(struct x86_cpu *c, u64 budget);
 bool x86_run_between(struct x86_cpu *c, enum x86_exit *exit);
 void x86_run_one(struct x86_cpu *c);
+/* Makes a decoded instruction raise #UD or #GP when executed, where real mode or the level forbids it as a whole. */
+void x86_restrict(struct x86_insn *i, bool real, u8 cpl);
 void x86_run_raised(struct x86_cpu *c);
 
 /* State after RESET (vol. 3, table 9-1), except what is no part of the architecture: features, tlb, ops, owner, attention, icache, codemap, bt, counters,

@@ -76,6 +76,15 @@ static inline u64 context_of(const struct x86_cpu *c)
 static void exec_gp(struct x86_cpu *c, const struct x86_insn *i) { x86_raise_error(c, X86_GP, 0); }
 static void exec_ud(struct x86_cpu *c, const struct x86_insn *i) { x86_raise(c, X86_UD); }
 
+void x86_restrict(struct x86_insn *i, bool real, u8 cpl)
+{
+    u16 attr = x86_forms[i->form].attr;
+    if (attr & F_NOREAL && real)
+        i->exec = exec_ud;
+    else if (attr & F_CPL0 && cpl)
+        i->exec = exec_gp;
+}
+
 /* What decides how bytes execute beside themselves: code size, CPL 0 or not, real mode. */
 static u64 key_kind(const struct x86_cpu *c)
 {
@@ -95,11 +104,7 @@ static bool entry_decode(struct x86_cpu *c, struct icache_entry *e, u64 key, con
         c->undecoded++;
         x86_raise(c, X86_UD);
     }
-    u16 attr = x86_forms[e->insn.form].attr;
-    if (attr & F_NOREAL && c->real)
-        e->insn.exec = exec_ud;
-    else if (attr & F_CPL0 && c->cpl)
-        e->insn.exec = exec_gp;
+    x86_restrict(&e->insn, c->real, c->cpl);
     memcpy(e->bytes, bytes, FETCH);
     e->bits = (1u << len) - 1;
     e->mask[0] = len >= 8 ? ~0ul : (1ul << 8 * len) - 1;
@@ -184,7 +189,7 @@ static struct icache_entry *fetch_slow(struct x86_cpu *c, struct icache_entry *s
     u64 rip = c->r[X86_RIP], lin = flat ? rip : c->seg[X86_CS].base + rip, limit = flat ? ~0ul : c->seg[X86_CS].limit;
     if (!flat)
         lin = (u32)lin;
-    if (rip > limit || (flat && (u64)((s64)(lin << 16) >> 16) != lin))
+    if (rip > limit || (flat && !va_canonical(lin)))
         x86_raise_error(c, X86_GP, 0);
 
     const u8 *page = exec_page(c, lin);

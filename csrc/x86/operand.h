@@ -170,7 +170,7 @@ X86_INLINE u8 *x86_fast_stack(struct x86_cpu *c, u64 sp, unsigned size, bool wri
 X86_INLINE u64 x86_branch_target(struct x86_cpu *c, u64 target, unsigned size)
 {
     target &= x86_mask(size);
-    if (unlikely(c->mode == 64 ? (u64)((s64)(target << 16) >> 16) != target : target > c->seg[X86_CS].limit))
+    if (unlikely(c->mode == 64 ? !va_canonical(target) : target > c->seg[X86_CS].limit))
         x86_raise_error(c, X86_GP, 0);
     return target;
 }
