@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xenlike.cli import Failure
+from xenlike.cli_words import check_environment, common_arguments, count, load, seconds, split
 
 if TYPE_CHECKING:
     from xenlike.btview import Translation
@@ -24,68 +25,49 @@ __all__ = ["arguments", "run"]
 
 _ENOUGH = 100_000_000       # instructions: a second or two, and a guest that waits by spinning ends
 _STEP = 20_000              # ns between two looks at what has retired
-_NARROWEST = 60
+_NARROWEST, _WIDEST = 60, 1000
 _TOP, _TOP_OF_PAGE = 10, 40
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares them."""
+    common_arguments(parser, clock="virtual", quiet="neither warnings nor the guest's console",
+                     words="a configuration or kernel image, and settings, as for `xenlike run`", clock_help="virtual (default): the same run each time")
     add = parser.add_argument
-    add("words", nargs="*", metavar="CFG|IMAGE|key=value", help="a configuration or kernel image, and settings, as for `xenlike run`")
-    add("--example", action="store_true", 
+    add("--example", action="store_true",
         help="show the classic example instead: cli and mov cr3 in a routine, made, run, chained, overwritten")
-    add("--time", type=_seconds, default=10.0, metavar="SECONDS", help="run so long at most, by the guest's clock (default: 10)")
-    add("--instructions", type=_count, default=_ENOUGH, metavar="N",
+    add("--time", type=seconds, default=10.0, metavar="SECONDS", help="run so long at most, by the guest's clock (default: 10)")
+    add("--instructions", type=count, default=_ENOUGH, metavar="N",
         help=f"run until about so many have retired, 0: as many as may be (default: {_ENOUGH:,})")
-    add("--clock", choices=("real", "virtual"), default="virtual", help="virtual (default): the same run each time")
-    add("--seed", type=_count, default=0, metavar="N", help="of everything random on the host (default: 0)")
-    add("--vcpu", type=_count, default=0, metavar="N", help="whose translator (default: 0)")
-    add("--top", type=_count, metavar="N", help="show so many blocks, the hottest (default: 10; of a page 40)")
+    add("--vcpu", type=count, default=0, metavar="N", help="whose translator (default: 0)")
+    add("--top", type=count, metavar="N", help="show so many blocks, the hottest (default: 10; of a page 40)")
     add("--at", metavar="ADDRESS|SYMBOL", help="show the blocks that have this guest address")
     add("--cold", action="store_true", help="in the terminal, the stubs too: code that is reached rarely")
     add("--html", metavar="FILE", help="write one page instead; -: to stdout")
-    add("--width", type=_count, metavar="COLUMNS", help="of the text (default: the terminal's, else 140)")
-    add("-q", "--quiet", action="store_true", help="not the guest's console")
-
-
-def _count(text: str) -> int:
-    try:
-        value = int(text, 0)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number")
-    return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 1e9:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds")
-    return value
+    add("--width", type=count, metavar="COLUMNS", help="of the text (default: the terminal's, else 140)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Does it; returns the exit status. Raises ConfigError, OSError, Failure."""
-    from xenlike.cli_run import _SETTING
-
-    files = [word for word in args.words if not _SETTING.match(word)]
+    files, settings = split(args.words)
     if len(files) != (0 if args.example else 1):
         args.usage_error("--example takes no image" if args.example else "name one configuration or image, or --example")
-    if args.top == 0:
-        args.usage_error("--top 0 would show nothing")
-    if args.html not in (None, "-") and not Path(args.html).absolute().parent.is_dir():
-        raise Failure(f"--html {args.html}: there is no folder {Path(args.html).parent}")
+    if args.top == 0 or args.time == 0:
+        args.usage_error(f"--{'top' if args.top == 0 else 'time'} 0 would show nothing")
+    if args.html == "":
+        args.usage_error("--html needs the name of a file")
+    if args.html not in (None, "-"):
+        page = Path(args.html).absolute()
+        if page.is_dir() or not page.parent.is_dir():
+            raise Failure(f"--html {args.html}: {'is a folder' if page.is_dir() else f'there is no folder {Path(args.html).parent}'}")
+    check_environment()
     try:
         import capstone  # noqa: F401
     except ImportError:
         raise Failure("xenlike bt needs capstone: pip install capstone") from None
     if why := _unavailable():
         raise Failure(f"this host has no binary translator, there is nothing to show: {why}")
-    return _example(args) if args.example else _guest(args, files[0], [word for word in args.words if _SETTING.match(word)])
+    return _example(args) if args.example else _guest(args, files[0], settings)
 
 
 def _unavailable() -> str:
@@ -100,17 +82,12 @@ def _guest(args: argparse.Namespace, file: str, settings: list[str]) -> int:
     from xenlike.btview import Symbols, read_translation
     from xenlike.engine import ffi, lib
     from xenlike.host import Host
-    from xenlike.loaders.image import looks_like_image
-    from xenlike.toolstack import ConfigError, image_config, load_config
     from xenlike.translation import more_options
 
     stay = [f'on_{what}="preserve"' for what in ("poweroff", "reboot", "crash", "watchdog")]      # so that there is a translator afterwards
-    is_image = looks_like_image(file)
-    try:
-        config, _ = (image_config if is_image else load_config)(file, [*settings, *stay], seed=args.seed)
-    except ConfigError as error:
-        named_so = is_image or Path(file).suffix == ".cfg" or not Path(file).is_file()
-        raise Failure(f"{error}" if named_so else f"{file} is no kernel image, and no configuration: {error}") from None
+    config = load(file, [*settings, *stay], seed=args.seed, quiet=args.quiet)
+    if args.vcpu >= config.maxvcpus:
+        raise Failure(f"{config.name} has no vCPU {args.vcpu}: it has {config.maxvcpus}")
     symbols = Symbols.of_file(config.kernel.path) if config.kernel else Symbols()
     at = None if args.at is None else _address(args.at, symbols)
     memory = (256 << 20) + max(config.maxmem, 1 << 29)
@@ -119,8 +96,6 @@ def _guest(args: argparse.Namespace, file: str, settings: list[str]) -> int:
         if not args.quiet:
             domain.console.log.listen(lambda data: (sys.stderr.buffer.write(data), sys.stderr.flush()))
         vcpu = lib.xl_vcpu(host.c, domain.domid, args.vcpu)
-        if vcpu == ffi.NULL:
-            raise Failure(f"{config.name} has no vCPU {args.vcpu}: it has {config.vcpus}")
         ended = _drive(args, host, domain)
         translator = lib.xl_bt_of_vcpu(vcpu)
         if translator == ffi.NULL:
@@ -196,15 +171,14 @@ def _retired(vcpu: Any) -> int:
 
 def _example(args: argparse.Namespace) -> int:
     from xenlike.btview import render_block
-    from xenlike.btview.example import run_example
+    from xenlike.btview.example import ABOUT, SOURCE, run_example, told
 
-    steps = run_example()
+    steps = list(run_example())
     if args.html:
-        told = list(steps)
-        told[-1].translation.story = [step.text() for step in told]
-        _show(args, told[-1].translation)
+        _show(args, told(steps))
         return 0
     colour, width = _colour(), _width(args)
+    print("\n".join(textwrap.wrap(ABOUT, width)) + f"\n\n{textwrap.indent(SOURCE, '    ')}")
     for step in steps:
         print("\n".join(textwrap.wrap(step.text(), width)))
         for a, b in step.linked:
@@ -229,4 +203,4 @@ def _width(args: argparse.Namespace) -> int:
     """Columns: what was said, the terminal's, or enough."""
     from xenlike.btview.text import DEFAULT_WIDTH
 
-    return max(args.width or shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns, _NARROWEST)
+    return min(max(args.width or shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns, _NARROWEST), _WIDEST)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import signal
 import sys
 import warnings
@@ -18,17 +17,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from xenlike.cli import Failure
+from xenlike.cli_words import check_environment, common_arguments, load, note, number, seconds, split
 from xenlike.domain import Domain
 from xenlike.engine import XenError
 from xenlike.host import Host
 from xenlike.lane import Stalled
-from xenlike.loaders.image import looks_like_image
-from xenlike.toolstack import DomainConfig, SpecError, check_supported, format_size, image_config, load_config, parse_size
+from xenlike.toolstack import DomainConfig, SpecError, format_size, parse_size
 
 __all__ = ["arguments", "run"]
 
 CRASHED, TIMED_OUT = 3, 4
-_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\s*\+?=")     # a word that is a setting, not a file
 _MIB = 1 << 20
 _INPUT_CHUNK = 4096         # bytes of input read ahead of the guest, at most twice this
 _PARTIAL_LINE = 4096        # bytes without a newline after which a line is shown all the same
@@ -40,39 +38,19 @@ _SPARE_MEMORY = 256 * _MIB  # machine memory beside what the domains may have
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares them."""
+    common_arguments(parser, clock="real", quiet="no warnings and no notes on stderr, only errors and crashes",
+                     words="xl.cfg files or kernel images, and settings (memory=64M) that count after those in the files, in all of them",
+                     clock_help="virtual: time is the guests' work and skipped idleness, and a run repeats bit for bit (default: real)")
     add = parser.add_argument
-    add("words", nargs="+", metavar="CFG|IMAGE|key=value",
-        help="xl.cfg files or kernel images, and settings (memory=64M) that count after those in the files, in all of them")
-    add("--timeout", type=_seconds, metavar="SECONDS", help="give up after so long (virtual seconds with the virtual clock)")
-    add("--clock", choices=("real", "virtual"), default="real",
-        help="virtual: time is the guests' work and skipped idleness, and a run repeats bit for bit")
+    add("--timeout", type=seconds, metavar="SECONDS", help="give up after so long (virtual seconds with the virtual clock)")
     add("--engine", choices=("bt", "interp"), help="what runs machine code: the binary translator, or the interpreter (default: the "
         "environment's XENLIKE_ENGINE, else the translator where the host can have it)")
-    add("--seed", type=_number, default=0, metavar="N", help="of everything random on the host (default: 0)")
     add("--memory", type=_size, metavar="SIZE", help="machine memory, e.g. 4G (default: what the domains need, at least 1G)")
     add("--trace-digest", action="store_true", help="at the end print a digest of all that happened (needs --clock virtual)")
     add("--xenstore-socket", metavar="PATH", help="serve xenstore on this unix socket: XENSTORED_PATH=PATH xenstore-ls")
     add("--log-dir", metavar="DIR", help="also append each console to DIR/guest-NAME.log")
-    add("--gdb", type=_number, metavar="PORT", help="let gdb debug the first domain: target remote :PORT (0: any free one)")
+    add("--gdb", type=number, metavar="PORT", help="let gdb debug the first domain: target remote :PORT (0: any free one)")
     add("--wait", action="store_true", help="with --gdb: start when gdb says so")
-    add("-q", "--quiet", action="store_true", help="no warnings and no notes on stderr, only errors and crashes")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 1e9:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds")
-    return seconds
-
-
-def _number(text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
 
 
 def _size(text: str) -> int:
@@ -86,15 +64,15 @@ def _size(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Does it; returns the exit status. Raises ConfigError, OSError, Failure."""
-    settings = [word for word in args.words if _SETTING.match(word)]
-    files = [word for word in args.words if not _SETTING.match(word)]
+    files, settings = split(args.words)
     if not files:
         args.usage_error("no configuration file and no image is named")
     if args.wait and args.gdb is None:
         args.usage_error("--wait needs --gdb PORT")
     if args.trace_digest and args.clock != "virtual":
         args.usage_error("--trace-digest needs --clock virtual: with the real one no two runs are alike")
-    configs = [_load(file, settings, args) for file in files]
+    check_environment()
+    configs = [load(file, settings, seed=args.seed, quiet=args.quiet) for file in files]
     memory = args.memory or max(1 << 30, _SPARE_MEMORY + sum(config.maxmem for config in configs))
     with _warnings_as_notes(args), _host(args, memory) as host:
         return _Run(host, args, several=len(configs) > 1).go(configs)
@@ -109,7 +87,7 @@ def _warnings_as_notes(args: argparse.Namespace) -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, RuntimeWarning):
-                _note(str(message))
+                note(str(message))
             else:
                 shown(message, category, *where, **more)
 
@@ -125,19 +103,6 @@ def _host(args: argparse.Namespace, memory: int) -> Host:
         raise
     except OSError as error:            # those of sockets do not say which
         raise Failure(f"--xenstore-socket {args.xenstore_socket}: {error.strerror or error}") from None
-
-
-def _load(file: str, settings: list[str], args: argparse.Namespace) -> DomainConfig:
-    load = image_config if looks_like_image(file) else load_config
-    config, warnings = load(file, settings, seed=args.seed)
-    if not args.quiet:
-        for warning in [*warnings, *check_supported(config)]:
-            _note(str(warning))
-    return config
-
-
-def _note(text: str) -> None:
-    print(f"xenlike: {text}", file=sys.stderr, flush=True)
 
 
 class _Run:
@@ -174,7 +139,7 @@ class _Run:
                 self._flush(last=True)
                 self._gave_up("nothing can happen any more; what waits:\n", stalled.waits)
         if self._signal:
-            _note(f"{signal.Signals(self._signal).name}: {', '.join(d.name for d in self._running) or 'no domain'} destroyed")
+            note(f"{signal.Signals(self._signal).name}: {', '.join(d.name for d in self._running) or 'no domain'} destroyed")
             return 128 + self._signal
         if self._args.trace_digest:
             print(f"trace digest: {host.trace_digest():016x}", file=sys.stderr)
@@ -188,11 +153,11 @@ class _Run:
             raise Failure(f"--gdb: {domain.name} cannot be debugged: {error}") from None
         except (OSError, OverflowError) as error:
             raise Failure(f"--gdb {self._args.gdb}: {getattr(error, 'strerror', None) or error}") from None
-        _note(f"{domain.name}: {'waits for gdb' if self._args.wait else 'gdb may connect'}: target remote :{server.port}")
+        note(f"{domain.name}: {'waits for gdb' if self._args.wait else 'gdb may connect'}: target remote :{server.port}")
         domain.unpause()
 
     def _gave_up(self, why: str, waits: list[str]) -> None:
-        _note(why + "\n".join(f"  {line}" for line in waits))
+        note(why + "\n".join(f"  {line}" for line in waits))
         self._status = self._status or TIMED_OUT
 
     # ---- between two steps of the lane -------------------------------------------------------------------------------
@@ -224,7 +189,7 @@ class _Run:
         domain.console.log.listen(sink)
         if not self._args.quiet:
             config = domain.config
-            _note(f"{domain.name}: domain {domain.domid}, {format_size(config.memory)}, {config.vcpus} "
+            note(f"{domain.name}: domain {domain.domid}, {format_size(config.memory)}, {config.vcpus} "
                   f"{'vCPU' if config.vcpus == 1 else 'vCPUs'}")
 
     def _collect_ended(self) -> None:
@@ -242,15 +207,15 @@ class _Run:
         assert result is not None
         if result.reason in ("crash", "watchdog"):
             self._status = CRASHED
-            _note(_crash_report(self._host, domain))
+            note(_crash_report(self._host, domain))
         elif result.reason == "suspend":
             self._status = self._status or 1
-            _note(f"{domain.name}: suspended itself, and this command cannot resume it")
+            note(f"{domain.name}: suspended itself, and this command cannot resume it")
         if result.exit_code is not None:        # as under qemu -device isa-debug-exit
             self._status = self._status or result.exit_code & 0xFF
         if result.reason not in ("crash", "watchdog", "suspend") and not self._args.quiet:
             code = "" if result.exit_code is None else f" (debug exit, status {result.exit_code})"
-            _note(f"{domain.name}: {result.reason}{code} at {self._host.now() / 1e9:.3f} s")
+            note(f"{domain.name}: {result.reason}{code} at {self._host.now() / 1e9:.3f} s")
 
     # ---- signals -----------------------------------------------------------------------------------------------------
 

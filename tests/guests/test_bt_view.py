@@ -23,7 +23,7 @@ from pc_images import example as pc_example
 
 from xenlike import cli, cli_bt
 from xenlike.btview import Symbols, read_translation, render_block, render_html, render_text
-from xenlike.btview.example import CALLER, ROUTINE, Step, run_example
+from xenlike.btview.example import ABOUT, CALLER, ROUTINE, SOURCE, Step, run_example, told
 from xenlike.btview.flags import flag_fates
 from xenlike.btview.model import TREATMENTS
 from xenlike.engine import ffi, lib
@@ -196,6 +196,20 @@ def test_page_is_well_formed_and_self_contained(steps: list[Step]) -> None:
     ET.fromstring(re.sub(r"<!doctype html>|<meta [^>]*>", "", text))            # strictly: quotes, escapes, nesting
 
 
+def test_page_of_the_example_tells_it_in_order(steps: list[Step]) -> None:
+    """A reader would meet the blocks by heat, without the code they are of; or beside dropped ones find code that they were not made of."""
+    whole = told(steps)
+    assert [b.number for b in whole.blocks] == sorted(b.number for b in whole.blocks)
+    first, last = (next(b for b in blocks if b.va == ROUTINE) for blocks in (whole.blocks, whole.blocks[::-1]))
+    assert first.invalid and first.kept and "sti" in [p.text for p in first.pieces] and "sti" not in [p.text for p in last.pieces]
+    text = render_html(whole, whole.blocks)
+    assert ABOUT in Page(text).text and SOURCE in Page(text).text and "in the order in which they were made" in text
+    assert f'<a href="#b{first.number}">block {first.number}</a>' in text.partition("<main")[0]
+    for line in SOURCE.splitlines()[1:]:        # the listing is the code that runs
+        for at, words in re.findall(r"([0-9a-f]{4})    (\w+ *[^ ]*(?:, +\S+)?)", line):
+            assert any(p.va == int(at, 16) and p.text.split()[0] in (words.split()[0], "jne") for b in whole.blocks for p in b.pieces), line
+
+
 def test_page_leads_from_block_to_block_and_into_stubs(steps: list[Step]) -> None:
     """One could not follow a chain, or a jump to its stub, by clicking; or the keyboard would not reach what scrolls."""
     seen = steps[-1].translation
@@ -245,7 +259,10 @@ def test_command_shows_processors_of_a_pc() -> None:
 @pytest.mark.parametrize("words, status, text", [
     ([], 2, "name one configuration or image, or --example"), (["a", "b"], 2, "name one configuration or image"),
     (["--example", "a"], 2, "--example takes no image"),
-    (["HELLO", "--top", "0"], 2, "--top 0 would show nothing"), (["HELLO", "--time", "0"], 2, "not a number of seconds"),
+    (["HELLO", "--top", "0"], 2, "--top 0 would show nothing"), (["HELLO", "--time", "0"], 2, "--time 0 would show nothing"),
+    (["HELLO", "--time", "nan"], 2, "not a number of seconds"), (["HELLO", "--html", ""], 2, "--html needs the name of a file"),
+    (["HELLO", "--top", str(1 << 63)], 2, "is not a number from 0"), (["HELLO", "--vcpu", str(1 << 40)], 1, "has no vCPU"),
+    (["HELLO", "--html", "/"], 1, "--html /: is a folder"),
     (["/nonexistent/image"], 1, "/nonexistent/image: cannot be read: No such file or directory"), (["/"], 1, "cannot be read: Is a directory"),
     ([__file__], 1, "is no kernel image, and no configuration"), ([sys.executable], 1, "not a Xen guest"),
     (["HELLO", "--vcpu", "7"], 1, "has no vCPU 7: it has 1"), (["HELLO", "--html", "/nonexistent/x.html"], 1, "there is no folder /nonexistent"),
@@ -260,6 +277,30 @@ def test_errors_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture
     out, err = capsys.readouterr()
     assert text in err and not out
     assert status == 2 or len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["run", "bt"])
+@pytest.mark.parametrize("name, text", [("XENLIKE_ENGINE", "XENLIKE_ENGINE=x: only bt and interp are known"),
+                                        ("XENLIKE_BT_OPTIONS", "XENLIKE_BT_OPTIONS=x: is not a number"),
+                                        ("XENLIKE_HOST_LACKS", "XENLIKE_HOST_LACKS names x")])
+def test_environment_that_means_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, name: str, text: str) -> None:
+    """A mistyped variable would end the command in a traceback, or be passed over."""
+    monkeypatch.setenv(name, "x")
+    assert cli.main([command, str(example("hello"))]) == 1
+    out, err = capsys.readouterr()
+    assert not out and err.startswith(f"xenlike: {text}") and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["hello32", "hello64", "ticks", "smc"])
+def test_command_shows_unmodified_guests(name: str) -> None:
+    """An instruction that only such guests have (a port, 32-bit code, a link to another page) would end the command, or break the page."""
+    image = str(pc_example(name))
+    text = run_xenlike("bt", image, "-q", "--top", "100", "--cold", "--width", "100")
+    assert text.returncode == 0 and not text.stderr and max(map(len, text.stdout.splitlines())) <= 100
+    assert "gs:[" not in re.sub(r"(?m)^[0-9a-f]+  .*$", "", text.stdout)
+    page = run_xenlike("bt", image, "-q", "--top", "100", "--html", "-")
+    assert page.returncode == 0 and not Page(page.stdout).open
+    assert name not in ("hello32", "hello64") or re.search(r"(?m)^[0-9a-f]+  out 0xf4, eax ", text.stdout)     # the way out
 
 
 def test_a_host_without_translator_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

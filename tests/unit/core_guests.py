@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 
+from xenlike import translation
 from xenlike.engine import check, ffi, lib
 
 BASE = 0x200000                         # virtual address of pfn 0
@@ -20,16 +21,21 @@ VPF_BLOCKED = 1
 U64 = (1 << 64) - 1
 
 
-def engine() -> dict[str, int]:
-    """What the environment says about the engine of machine code, as of xenlike.Host; without it, here, the interpreter."""
-    return {"translate": os.environ.get("XENLIKE_ENGINE") == "bt", "bt_options": int(os.environ.get("XENLIKE_BT_OPTIONS", "0"), 0)}
+def choose_engine(wanted: str | None = None, options: int | None = None) -> dict[str, int]:
+    """Which engine runs the machine code of a test's host: the one rule, and that of xenlike.Host. What the test asks for, else the environment's
+    XENLIKE_ENGINE and XENLIKE_BT_OPTIONS, else the translator where the host's CPU can have it. (A machine without a host, x86_kit.Machine, is the
+    interpreter unless it or XENLIKE_ENGINE says "bt": most of its tests are the interpreter's own.)"""
+    return {"translate": translation.choose(wanted) == "bt",
+            "bt_options": int(os.environ.get("XENLIKE_BT_OPTIONS") or "0", 0) if options is None else options}
 
 
 class CoreHost:
-    """A host; a context manager. `memory` in bytes."""
+    """A host; a context manager. `memory` in bytes; `engine`, `bt_options`: see `choose_engine`."""
 
-    def __init__(self, *, memory: int = 16 << 20) -> None:
-        config = ffi.new("struct xl_host_config *", {"memory": memory, "nr_pcpus": 1, "virtual_clock": 1, "seed": 1, **engine()})
+    def __init__(self, *, virtual: bool = True, pcpus: int = 1, seed: int = 1, memory: int = 16 << 20, wall_ns: int = 0,
+                 engine: str | None = None, bt_options: int | None = None) -> None:
+        config = ffi.new("struct xl_host_config *", {"memory": memory, "nr_pcpus": pcpus, "virtual_clock": virtual, "seed": seed, "wall_ns": wall_ns,
+                                                     **choose_engine(engine, bt_options)})
         err = ffi.new("int *")
         self.ptr = lib.xl_host_create(config, err)
         check(err[0], "xl_host_create")

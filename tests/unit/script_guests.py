@@ -7,11 +7,10 @@ made by the functions below (`compute(1000)`, `call(SCHED_OP, 0)`, `wait(3)` ...
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable
 
-from core_guests import ACCESSED, BASE, DIRTY, PAGE, PRESENT, RW, CoreGuest, CoreHost
+from core_guests import BASE, PAGE, CoreGuest, CoreHost
 from xenlike.engine import check, ffi, lib
 
 NEVER = 2**64 - 1
@@ -67,13 +66,7 @@ class ScriptHost(CoreHost):
 
     def __init__(self, *, virtual: bool = True, pcpus: int = 1, seed: int = 1, memory: int = 16 << 20, wall_ns: int = 0,
                  engine: str | None = None, bt_options: int | None = None) -> None:
-        engine = engine or os.environ.get("XENLIKE_ENGINE") or "bt"         # as xenlike.Host chooses
-        options = int(os.environ.get("XENLIKE_BT_OPTIONS") or "0", 0) if bt_options is None else bt_options
-        config = ffi.new("struct xl_host_config *", {"memory": memory, "nr_pcpus": pcpus, "virtual_clock": virtual, "seed": seed,
-                                                     "wall_ns": wall_ns, "translate": engine == "bt", "bt_options": options})
-        err = ffi.new("int *")
-        self.ptr = lib.xl_host_create(config, err)
-        check(err[0], "xl_host_create")
+        super().__init__(virtual=virtual, pcpus=pcpus, seed=seed, memory=memory, wall_ns=wall_ns, engine=engine, bt_options=bt_options)
         self.virtual = virtual
         self.shutdowns: list[tuple[int, int]] = []      # (domid, reason), in order
         self.cold: list[tuple[int, list[int]]] = []     # (number, arguments) of cold hypercalls, answered with `cold_result`
@@ -153,22 +146,7 @@ class ScriptGuest(CoreGuest):
     PAGES = 32
 
     def __init__(self, host: ScriptHost, vcpus: int, up: int, options: dict[str, int]) -> None:
-        config = ffi.new("struct domain_config *", {"domid": -1, "nr_vcpus": vcpus, "max_pages": self.PAGES + 16, **options})
-        self.host = host
-        self.id = check(lib.xl_domain_create(host.ptr, config), "xl_domain_create")
-        mfns = ffi.new("uint32_t[]", self.PAGES + 4)
-        check(lib.xl_domain_populate(host.ptr, self.id, 0, self.PAGES + 4, mfns), "xl_domain_populate")
-        self.mfns = list(mfns)[:self.PAGES]
-        self.l1, l2, l3, self.l4 = list(mfns)[self.PAGES:]
-        flags = PRESENT | RW | ACCESSED | DIRTY
-        host.write_frame(self.l1, 0, struct.pack(f"<{self.PAGES}Q", *(mfn << 12 | flags for mfn in self.mfns)))
-        host.write_frame(l2, 8, struct.pack("<Q", self.l1 << 12 | flags | 4))
-        for table, lower in ((l3, l2), (self.l4, l3)):
-            host.write_frame(table, 0, struct.pack("<Q", lower << 12 | flags | 4))
-        self.vcpus = [lib.xl_vcpu(host.ptr, self.id, n) for n in range(vcpus)]
-        for vcpu in self.vcpus[:up]:
-            check(lib.xl_vcpu_set_bases(vcpu, self.l4, 0), "xl_vcpu_set_bases")
-            lib.xl_vcpu_up(vcpu)
+        super().__init__(host, vcpus, False, self.PAGES, options, up=up)
         self.shared = ffi.buffer(lib.xl_shared_info(host.ptr, self.id), PAGE)
 
     def load(self, program: list[dict[str, int]], *, vcpu: int = 0, samples: int = 0) -> None:

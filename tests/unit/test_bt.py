@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import pytest
 
-from x86_kit import Machine, assemble, needs_assembler
+from bt_kit import MARKS, OPTIONS, calling_loop, stats
+from x86_kit import Machine, assemble
 
 from xenlike.engine import ffi, lib
 
-pytestmark = [
-    needs_assembler,
-    pytest.mark.skipif(lib.xl_bt_unavailable() != ffi.NULL, reason="this host cannot translate (no BMI2, FSGSBASE, LAHF, or not x86-64)"),
-]
-OPTIONS = [0, lib.XL_BARE_BT_ONE, lib.XL_BARE_BT_NO_CHAIN, lib.XL_BARE_BT_FLUSH, lib.XL_BARE_BT_TINY_TLB]
+pytestmark = MARKS
 REGS = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)), "rip", "rflags", "retired"]
 
 
@@ -33,45 +30,22 @@ def outcome(m: Machine, budget: int) -> tuple[object, ...]:
     return end, {name: m[name] for name in REGS}, m.read(0, 0x20000)
 
 
-def translated(m: Machine) -> int:
-    stats = ffi.new("struct xl_bt_stats *")
-    lib.xl_bt_stats(lib.xl_bt_of_bare(m.c), stats)
-    return int(stats.translated)
-
-
 def same(source: str, *, budget: int = 100_000, options: int = 0, **regs: int) -> Machine:
     """Both engines come to the same end; the translator's machine."""
     m = machine("bt", source, options, **regs)
     assert outcome(m, budget) == outcome(machine("interp", source, **regs), budget)
-    assert translated(m) > 0, "nothing was translated"
+    assert stats(m).translated > 0, "nothing was translated"
     return m
 
 
-# Only flags that are defined: the others are the host's in translated code.
-LOOP = """
-    mov ecx, 500
-    xor eax, eax
-again:
-    lea rdx, [rcx + rcx * 8 + 77]
-    xor rax, rdx
-    mov [0x9000 + rcx * 8], rax
-    push rax
-    call double
-    pop rbx
-    test cl, 3
-    jz skip
+LOOP = calling_loop(64, 500, 0x9000, sometimes="""
     add r13, [0x9000 + rcx * 8]
     adc r15, r13
-skip:
-    dec ecx
-    jnz again
-    hlt
-double:
+""", double="""
     lea r14, [rax + rax]
     cmp r14, rbx
     setl r12b
-    ret
-"""
+""")
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -153,9 +127,7 @@ def test_code_that_a_string_instruction_or_a_chained_caller_overwrites(options: 
 def test_data_beside_code_leaves_its_blocks_alone() -> None:
     """Stores to another line of a page with code would throw its blocks away each time: slow, though not wrong."""
     m = same("mov ecx, 1000; top: mov [rip + data], rcx; dec ecx; jnz top; hlt; .balign 64; data: .quad 0")
-    stats = ffi.new("struct xl_bt_stats *")
-    lib.xl_bt_stats(lib.xl_bt_of_bare(m.c), stats)
-    assert stats.invalidated == 0
+    assert stats(m).invalidated == 0
 
 
 @pytest.mark.parametrize("size, register", [(1, "al"), (2, "ax"), (4, "eax"), (8, "rax")])

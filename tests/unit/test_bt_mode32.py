@@ -12,16 +12,10 @@ import re
 
 import pytest
 import x86_rig
-from x86_kit import Machine, assemble, needs_assembler
+from bt_kit import MARKS, VERIFIED, VERIFY, calling_loop, stats, trap
+from x86_kit import Machine, assemble
 
-from xenlike.engine import ffi, lib
-
-pytestmark = [
-    needs_assembler,
-    pytest.mark.skipif(lib.xl_bt_unavailable() != ffi.NULL, reason="this host cannot translate (no BMI2, FSGSBASE, LAHF, or not x86-64)"),
-]
-VERIFY = 16
-OPTIONS = [VERIFY, VERIFY | lib.XL_BARE_BT_ONE, VERIFY | lib.XL_BARE_BT_NO_CHAIN, VERIFY | lib.XL_BARE_BT_FLUSH, VERIFY | lib.XL_BARE_BT_TINY_TLB]
+pytestmark = MARKS
 NAMES = "eax ecx edx ebx esp ebp esi edi".split()
 REGS = [*(f"r{n[1:]}" for n in NAMES), *(f"r{n}" for n in range(8, 16)), "rip", "rflags", "retired"]
 DATA, CODE, STACK = 0x20000, 0x1000, 0x18000
@@ -40,18 +34,10 @@ def machine(engine: str, code: str | bytes, options: int = VERIFY, *, at: int = 
 
 def outcome(m: Machine, budget: int) -> tuple[object, ...]:
     end = m.run(budget)
-    out = ffi.new("u64[5]")
-    trap = tuple(out) if lib.xl_bare_exception(m.c, out) else None
     state = {name: m[name] for name in REGS}
     if m.read(min(state["rip"] & 0xFFFFF, 0xFFFFE), 2) == DEFINES:
         state["rflags"] &= ~0x8D5
-    return end, trap, state
-
-
-def stats(m: Machine) -> object:
-    out = ffi.new("struct xl_bt_stats *")
-    lib.xl_bt_stats(lib.xl_bt_of_bare(m.c), out)
-    return out
+    return end, trap(m), state
 
 
 def same(code: str | bytes, budgets: list[int], options: int = VERIFY, *, at: int = CODE, prepare=lambda m: None, **regs: int) -> Machine:
@@ -68,24 +54,12 @@ def same(code: str | bytes, budgets: list[int], options: int = VERIFY, *, at: in
     return m
 
 
-LOOP = """
-    mov ecx, 300
-    xor eax, eax
-    sub esp, 16
-again:
-    lea edx, [ecx + ecx * 8 + 77]
-    xor eax, edx
-    mov [0x20000 + ecx * 8], eax
+LOOP = calling_loop(32, 300, DATA, enter="sub esp, 16", push="""
     inc edi
-    push eax
     push dword ptr [0x20000 + ecx * 8]
     push 0x11223344
     push -5
-    call double
-    add esp, 12
-    pop ebx
-    test cl, 3
-    jz skip
+""", pop="add esp, 12", sometimes="""
     add esi, [0x20000 + ecx * 8]
     adc ebp, esi
     .byte 0x82, 0xc3, 0x07      # add bl, 7
@@ -98,9 +72,7 @@ again:
 over:
     mov edx, offset table
     call [edx + 4]
-skip:
-    dec ecx
-    jnz again
+""", end="""
     mov ecx, 9
 rounds:
     mov [esp + ecx], cl
@@ -111,22 +83,21 @@ end:
     mov eax, [0x20010]
     mov [0x20014], al
     mov [0x20018], eax
-    hlt
-double:
+""", double="""
     push ebp
     mov ebp, esp
     lea eax, [eax + eax]
     cmp eax, [ebp + 8]
     setl byte ptr [0x21000 + ecx]
     leave
-    ret
+""") + """
 popper:
     ret 0
 table: .long double, popper
 """
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", VERIFIED)
 def test_a_program_has_the_same_result(options: int) -> None:
     """Wrong: a loop with calls, the stack, memory and one-byte inc and dec ends otherwise than in the interpreter, or none of it is translated."""
     for budget in ([100_000], [1] * 60 + [7] * 40 + [100_000]):
@@ -206,7 +177,7 @@ def test_random_sequences() -> None:
             m.write(DATA, bytes(k * 7 + k // 256 * 3 & 255 for k in range(4096)))
             m.write(DATA + 0x1000, bytes(range(256)) * 16)
 
-        m = same(code[n * 1024:n * 1024 + 1024], budgets, rng.choice(OPTIONS), prepare=prepare, **regs)
+        m = same(code[n * 1024:n * 1024 + 1024], budgets, rng.choice(VERIFIED), prepare=prepare, **regs)
         translated, interpreted = translated + stats(m).translated, interpreted + stats(m).interpreted
     assert translated > interpreted
 
@@ -247,7 +218,7 @@ def test_segments_that_are_not_flat(segment: str, change: dict[str, int]) -> Non
         same(source, budgets, rsp=STACK, prepare=prepare, **change)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", VERIFIED)
 def test_addresses_wrap_at_4_gib(options: int) -> None:
     """Wrong: base + displacement beyond 4 GiB goes to other memory, or an upper half of a register counts."""
     source = """

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import pytest
 
-from test_bt import OPTIONS, REGS, machine, outcome, pytestmark  # noqa: F401 - the marks hold here too
+from bt_kit import MARKS, OPTIONS, VERIFY, stats
+from test_bt import REGS, machine, outcome
 from x86_kit import Machine
 
-from xenlike.engine import ffi, lib
+from xenlike.engine import lib
 
-VERIFY = lib.XL_BT_VERIFY
-
-
-def stats(m: Machine) -> object:
-    s = ffi.new("struct xl_bt_stats *")
-    lib.xl_bt_stats(lib.xl_bt_of_bare(m.c), s)
-    return s
+pytestmark = MARKS
 
 
 def same(source: str, *, options: int = 0, budget: int = 200_000, **regs: int) -> Machine:

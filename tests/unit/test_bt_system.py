@@ -10,18 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bt_kit import MARKS, VERIFIED, VERIFY, stats, trap
 from test_bt_verify import GS, Code, add32, edit, nops
 from test_bt_verify import machine as plain_machine
-from x86_kit import IF, Machine, needs_assembler
+from x86_kit import IF, Machine
 
-from xenlike.engine import ffi, lib
-
-pytestmark = [
-    needs_assembler,
-    pytest.mark.skipif(lib.xl_bt_unavailable() != ffi.NULL, reason="this host cannot translate (no BMI2, FSGSBASE, LAHF, or not x86-64)"),
-]
-VERIFY = lib.XL_BARE_BT_VERIFY
-OPTIONS = [VERIFY | more for more in (0, lib.XL_BARE_BT_ONE, lib.XL_BARE_BT_NO_CHAIN, lib.XL_BARE_BT_FLUSH, lib.XL_BARE_BT_TINY_TLB)]
+pytestmark = MARKS
 STATE = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)), "rip", "rflags", "retired", "slow", "cpl", "cr0", "cr2",
          "cr3", "cr4", "cr8", "efer", "kernel_gs_base", "halted", "pending_db",
          *(f"{s}.{part}" for s in ("es", "cs", "ss", "ds", "fs", "gs") for part in ("sel", "base", "attr"))]
@@ -63,15 +57,7 @@ def machine(engine: str, source: str, options: int = VERIFY, *, cpl: int = 0, de
 
 def outcome(m: Machine, budget: int) -> tuple[object, ...]:
     end = m.run(budget)
-    out = ffi.new("u64[5]")
-    trap = tuple(out) if lib.xl_bare_exception(m.c, out) else None
-    return end, trap, {name: m[name] for name in STATE}, m.read(0x7000, 0x3000), m.output()
-
-
-def stats(m: Machine):
-    found = ffi.new("struct xl_bt_stats *")
-    lib.xl_bt_stats(lib.xl_bt_of_bare(m.c), found)
-    return found
+    return end, trap(m), {name: m[name] for name in STATE}, m.read(0x7000, 0x3000), m.output()
 
 
 def same(source: str, options: int = VERIFY, *, budgets: tuple[int, ...] = (5000,), interrupts: bool = False, **how: int) -> Machine:
@@ -144,7 +130,7 @@ OPENINGS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", VERIFIED)
 @pytest.mark.parametrize("opening", OPENINGS)
 def test_an_interrupt_waits_for_the_same_instruction(opening: str, options: int) -> None:
     """Wrong: an interrupt that waits with IF clear, or is raised after any number of instructions, comes in an instruction early (in the shadow of sti)
@@ -206,7 +192,7 @@ kernel:
 """
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", VERIFIED)
 @pytest.mark.parametrize("flags", [0x2, 0x202, 0xed7])
 @pytest.mark.parametrize("enter", ["syscall", "int 0x30", "syscall; int 0x30"])
 def test_round_trips_between_levels(enter: str, flags: int, options: int) -> None:
@@ -240,7 +226,7 @@ PAGES = """
 """
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", VERIFIED)
 @pytest.mark.parametrize("flush", ["invlpg [r8]", "invlpg [r8 + 0x800]", "mov rdi, cr3; mov cr3, rdi", "invlpg [r11]; invlpg [r8]", "mov rdi, cr4; xor rdi, 0x80; mov cr4, rdi"])
 @pytest.mark.parametrize("large", [False, True])
 def test_a_page_goes_elsewhere(flush: str, large: bool, options: int) -> None:
@@ -266,7 +252,7 @@ def test_a_page_goes_elsewhere(flush: str, large: bool, options: int) -> None:
     assert machines[0]["rdx"] == (0x66 if large else 0x77) and stats(machines[0]).rejected == 0
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", VERIFIED)
 def test_two_pages_of_one_place_go_elsewhere(options: int) -> None:
     """Wrong: of two pages 2 MiB apart, which share a place in the translator's second table, invlpg of the one makes that of the other forget nothing."""
     machines = []
@@ -311,7 +297,7 @@ SNIPPETS = [*LEVEL_0, *ANYWHERE, "add rax, rcx", "cmp r8, r13", "adc r14, 7", "s
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(SNIPPETS), min_size=1, max_size=12), st.sampled_from([2, 2 | IF, 0xad7, 0x3606]), st.sampled_from([0, 0, 3]),
-       st.sampled_from(OPTIONS), st.lists(st.integers(1, 40), min_size=1, max_size=5))
+       st.sampled_from(VERIFIED), st.lists(st.integers(1, 40), min_size=1, max_size=5))
 def test_any_sequence_is_the_interpreters(snippets: list[str], flags: int, cpl: int, options: int, budgets: list[int]) -> None:
     """Wrong: state that one instruction leaves in another place than the interpreter, seen by a later one, a fault or an interrupt."""
     body = "\n".join(s.replace("; ", "\n") for s in snippets)

@@ -9,16 +9,12 @@ from __future__ import annotations
 import random
 
 import pytest
-from x86_kit import Machine, assemble, needs_assembler
+from bt_kit import MARKS, VERIFIED, VERIFY, stats, trap
+from x86_kit import Machine, assemble
 
-from xenlike.engine import ffi, lib
+from xenlike.engine import ffi
 
-pytestmark = [
-    needs_assembler,
-    pytest.mark.skipif(lib.xl_bt_unavailable() != ffi.NULL, reason="this host cannot translate (no BMI2, FSGSBASE, LAHF, or not x86-64)"),
-]
-VERIFY = 16
-OPTIONS = [VERIFY, VERIFY | lib.XL_BARE_BT_ONE, VERIFY | lib.XL_BARE_BT_NO_CHAIN, VERIFY | lib.XL_BARE_BT_FLUSH, VERIFY | lib.XL_BARE_BT_TINY_TLB]
+pytestmark = MARKS
 REGS = [*(f"r{n}" for n in "ax cx dx bx sp bp si di".split()), "rip", "rflags", "retired"]
 DATA, SAVED, STACK = 0x20000, 0x22000, 0x18000
 
@@ -51,9 +47,7 @@ def machine(bits: int, engine: str, code: bytes, options: int, regs: dict[str, i
 
 def outcome(m: Machine, budget: int) -> tuple[object, ...]:
     end = m.run(budget)
-    out = ffi.new("u64[5]")
-    trap = tuple(out) if lib.xl_bare_exception(m.c, out) else None
-    return end, trap, [m[name] for name in REGS]
+    return end, trap(m), [m[name] for name in REGS]
 
 
 def same(bits: int, source: str, budgets: list[int], options: int, *, masked: bool = True, **regs: int) -> object:
@@ -73,10 +67,8 @@ def same(bits: int, source: str, budgets: list[int], options: int, *, masked: bo
         assert outcome(ours, 2) == outcome(theirs, 2)
     mine, other = ours.read(DATA, 0x4000), theirs.read(DATA, 0x4000)
     assert mine == other, f"{source}\n{regs}\n{[hex(DATA + k) for k in range(len(mine)) if mine[k] != other[k]][:20]}"
-    stats = ffi.new("struct xl_bt_stats *")
-    lib.xl_bt_stats(lib.xl_bt_of_bare(ours.c), stats)
-    assert stats.rejected == 0, f"the verifier refused a block of {source}"
-    return stats
+    assert stats(ours).rejected == 0, f"the verifier refused a block of {source}"
+    return stats(ours)
 
 
 @pytest.mark.parametrize("bits", [32, 64])
@@ -102,12 +94,12 @@ def test_random_sequences(bits: int) -> None:
             regs["rsi"] = 0xFFFF0           # ends at RAM's end
         if rng.random() < 0.05:
             regs["cr0"] = 0x80000019 if bits == 64 else 0x19        # TS
-        stats = same(bits, "\n".join(lines), [rng.choice([2, 5, 400]), rng.choice([1, 6, 400]), 400], rng.choice(OPTIONS), masked=rng.random() < 0.8, **regs)
-        translated, interpreted = translated + stats.translated, interpreted + stats.interpreted
+        counted = same(bits, "\n".join(lines), [rng.choice([2, 5, 400]), rng.choice([1, 6, 400]), 400], rng.choice(VERIFIED), masked=rng.random() < 0.8, **regs)
+        translated, interpreted = translated + counted.translated, interpreted + counted.interpreted
     assert translated > interpreted
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", VERIFIED)
 @pytest.mark.parametrize("bits", [32, 64])
 def test_a_loop_with_misses_and_steps(bits: int, options: int) -> None:
     """Wrong: registers that the host had are lost where a block is left and goes on: a TLB miss, the interpreter's turn, an interrupted budget."""

@@ -8,14 +8,29 @@ tests. The routine is what 32-bit kernels did, with the registers' 64-bit names.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xenlike.btview.model import Block, Line, Translation
 from xenlike.btview.reader import read_translation
 from xenlike.btview.symbols import Symbols
 from xenlike.engine import XenError, ffi, lib
 
-__all__ = ["CALLER", "ROUTINE", "Step", "run_example"]
+__all__ = ["ABOUT", "CALLER", "ROUTINE", "SOURCE", "Step", "run_example", "told"]
+
+#: What there is to see, and the code, for readers.
+ABOUT = ("The routine that papers on binary translation show, and a caller that calls it a hundred times. Run at a lower level, cli, sti and mov cr3 would "
+         "each cost a trap. Translated, cli and sti are a few instructions on the vCPU's state; mov cr3, which changes the mapping of the page that the code "
+         "stands in, is left to the interpreter. The machine is stopped after each step of the list, and what is new is shown.")
+SOURCE = """\
+caller:                                 routine:
+1000    mov  ecx, 100                   1040    mov  ebx, eax
+1005    call routine                    1042    cli
+100a    add  edx, ebx                   1043    and  ebx, ~0xfff
+100c    dec  ecx                        1049    mov  cr3, rbx
+100e    jnz  1005                       104c    sti
+1010    hlt                             104d    ret
+1011    jmp  1010
+"""
 
 #: A caller that loops, and the routine, 64 bytes behind it. Assembled by hand, so that nobody needs an assembler.
 CALLER, ROUTINE, STACK = 0x1000, 0x1040, 0x8000
@@ -24,7 +39,8 @@ _CALLER = bytes.fromhex("b964000000"        # mov ecx, 100
                         "01da"              # add edx, ebx
                         "ffc9"              # dec ecx
                         "75f5"              # jnz the call
-                        "f4")               # hlt
+                        "f4"                # hlt
+                        "ebfd")             # jmp the hlt
 _ROUTINE = bytes.fromhex("89c3"             # mov ebx, eax
                          "fa"               # cli
                          "81e300f0ffff"     # and ebx, ~0xfff
@@ -66,8 +82,8 @@ class Step:
     def text(self) -> str:
         """What is new, in a sentence."""
         news = [_many("block", self.dropped, "became invalid"), _many("block", [b.number for b in self.made], "made"),
-                "chained: " + ", ".join(f"{a} to {'itself' if a == b else b}" for a, b in self.linked) if self.linked else ""]
-        first = f"Somebody wrote into the routine (at {_PATCH[0]:#x}: nop for sti). " if self.wrote else ""
+                "chained: " + ", ".join(f"block {a} to {'itself' if a == b else f'block {b}'}" for a, b in self.linked) if self.linked else ""]
+        first = f"The routine is overwritten (at {_PATCH[0]:#x}: nop for sti), and what was made of code in its page is dropped. " if self.wrote else ""
         return (f"{first}After {self.retired} instruction{'s' * (self.retired != 1)}, at {self.rip:#x}{', halted' if self.halted else ''}: "
                 f"{'; '.join(filter(None, news)) or 'nothing new'}.")
 
@@ -75,6 +91,14 @@ class Step:
         """The lines of block ``a`` that jump to block ``b``."""
         pieces = (piece for block in self.translation.blocks if block.number == a for piece in block.pieces)
         return [line for piece in pieces for line in piece.lines if line.block == b]
+
+
+def told(steps: list[Step]) -> Translation:
+    """All steps as one translation, in the order in which blocks were made; those that were dropped have the code beside them that they were made of."""
+    end, valid = steps[-1].translation, {b.number: b for step in steps for b in step.translation.blocks if not b.invalid}
+    blocks = [replace(b, pieces=valid[b.number].pieces, kept=True) if b.invalid and b.number in valid else b for b in end.blocks]
+    return replace(end, blocks=sorted(blocks, key=lambda b: b.number), ordered="in the order in which they were made", about=ABOUT, source=SOURCE,
+                   story=[step.text() for step in steps])
 
 
 def _many(noun: str, numbers: list[int], what: str) -> str:

@@ -5,6 +5,7 @@ Owns: the page; its looks are in ``style``. Called by: ``xenlike.cli_bt``, tests
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 
@@ -22,6 +23,18 @@ _FATES = (("reads", "read here"), ("used", "written, read in the block"), ("live
 _FATE_CLASS = {"used": "used", "live out": "live", "unseen": "unseen"}
 _COUNTS = ("in front: instructions that count how often the block is begun, while it is watched",
            "in front: a way out, since the block is begun no more")
+#: Words that the page uses and a reader of x86 need not know.
+_WORDS = (("block", "guest code from where control arrives to a branch, translated at once; guest → host bytes"),
+          ("begun", "how often it was entered"),
+          ("the loop", "the C code that looks for the next block, makes it, and runs what is left to the interpreter"),
+          ("stub", "code behind a block for what is rare"),
+          ("chained", "patched to jump to the next block; linked: through a word, if that is in another page"),
+          ("budget", "the instructions that the vCPU may still run (bt.left)"),
+          ("bt.", "the translator's own state, by way of GS: l0 and l1 its TLB, an entry for each page: negated address, addend (host's minus guest's)"),
+          ("cpu.", "the vCPU's state"),
+          ("r13", "holds the guest's rsp; r14 and r15 are scratch, the guest's r13 to r15 in memory (bt.)"),
+          ("CPL 0, kernel TLB, SSE, floating point, x87, flat FS",
+           "what the block takes for granted: the level, which of two TLBs, that instructions of these kinds, and segments, raise nothing"))
 _COLUMNS = ('<th>block</th><th>guest address</th><th class="n">begun</th><th class="n">instructions</th><th class="n">share</th>'
             '<th class="bar"></th>')
 
@@ -32,10 +45,11 @@ def render_html(translation: Translation, blocks: Iterable[Block]) -> str:
     page = _Page({b.number for b in shown}, translation.heat or 1)
     hottest = max((b.heat for b in shown), default=0)
     title = escape(translation.title)
-    about = f"Guest code and the host code that stands for it: {len(shown)} of {translation.total:,} blocks, hottest first."
+    about = f"Guest code and the host code that stands for it: {len(shown)} of {translation.total:,} blocks, {translation.ordered}."
     if translation.ended:
         about += f" {translation.ended[0].upper()}{translation.ended[1:]}."
-    story = "".join(f"<li>{escape(text)}</li>" for text in translation.story)
+    story = "".join(f"<li>{page.linked(text)}</li>" for text in translation.story)
+    told = f"<p>{escape(translation.about)}</p>\n<pre class=\"source\">{escape(translation.source)}</pre>" if translation.about else ""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
@@ -43,8 +57,9 @@ def render_html(translation: Translation, blocks: Iterable[Block]) -> str:
 <a class="skip" href="#blocks">to the blocks</a>
 <header id="top"><h1>{title}</h1>
 <p class="dim">{escape(about)}</p>
-{_facts(translation)}
+{told}
 {f'<ol class="story">{story}</ol>' if story else ''}
+{_facts(translation)}
 {_legend()}</header>
 <nav aria-label="Blocks by heat"><table><thead><tr>{_COLUMNS}</tr></thead><tbody>
 {"".join(page.row(b, hottest) for b in shown)}</tbody></table></nav>
@@ -67,9 +82,11 @@ def _legend() -> str:
     treatments = "".join(f'<li class="{_class(name)}"><b>{name}</b> {escape(what)}</li>' for name, what in TREATMENTS)
     fates = "".join(f'<li><i class="flag {name}">Z</i> {escape(what)}</li>' for name, what in _FATES)
     parts = "".join(f'<li class="{name}">{escape(what)}</li>' for name, what in _PARTS)
+    words = "".join(f"<p><b>{escape(word)}</b>: {escape(what)}.</p>" for word, what in _WORDS)
     return (f'<dl class="legend"><dt>Guest\'s side</dt><dd><ul class="treatments">{treatments}</ul></dd>\n'
-            f'<dt title="overflow, sign, zero, adjust, parity, carry">Flags</dt><dd><ul>{fates}</ul></dd>\n'
-            f'<dt>Host\'s side</dt><dd><ul class="parts">{parts}</ul></dd></dl>')
+            f'<dt>Flags</dt><dd><ul>{fates}</ul><span class="dim">O overflow, S sign, Z zero, A adjust, P parity, C carry</span></dd>\n'
+            f'<dt>Host\'s side</dt><dd><ul class="parts">{parts}</ul></dd>\n'
+            f'<dt>Words</dt><dd><details><summary>{escape(", ".join(word for word, _ in _WORDS[:6]))} …</summary>{words}</details></dd></dl>')
 
 
 def _bar(part: int, whole: int) -> str:
@@ -99,6 +116,10 @@ class _Page:
     def __init__(self, numbers: set[int], heat: int) -> None:
         self._numbers, self._heat = numbers, heat
 
+    def linked(self, text: str) -> str:
+        """Text with links to the blocks that it names."""
+        return re.sub(r"\bblock (\d+)\b", lambda found: self._link(int(found[1])), escape(text))
+
     def row(self, b: Block, hottest: int) -> str:
         """One block, in the table of all."""
         return (f'<tr><td>{self._link(b.number, str(b.number))}</td><td><a href="#b{b.number}">{self._where(b)}</a></td>'
@@ -119,7 +140,7 @@ class _Page:
         facts = (f"begun {_many(b.hits, 'time')}, {self._share(b)} of all", _many(b.nr, "instruction") + rounds,
                  f"{b.guest_len} → {b.code_len} bytes", escape(b.context), '<a href="#top">top</a>')
         notes = [f"Replaced by {self._link(b.replaced)}, in which its loop is unrolled."] if b.replaced else \
-            ["Invalid: its guest code was written since. On the left is what stands there now."] if b.invalid else []
+            [f"Invalid: its page was written since. The guest code shown is what {'it was made of' if b.kept else 'stands there now'}."] if b.invalid else []
         notes += [f"Refused by the verifier: {escape(b.refused)}"] if b.refused else []
         told = "".join(f'<p class="refused">{note}</p>' for note in notes)
         return (f'<header><h2 id="h{b.number}">Block {b.number} {self._where(b)}</h2><p class="dim">{" · ".join(facts)}</p>'
@@ -128,7 +149,7 @@ class _Page:
     def _piece(self, b: Block, p: Piece, targets: set[int]) -> str:
         note = f"<small><code>{escape(p.note)}</code></small>" if p.note else ""
         return (f'<tr class="{_class(p.treatment)}"><td class="guest"><code><span class="at">{p.va:x}</span> <b>{escape(p.text)}</b></code>'
-                f'{note}<small><code>{p.code.hex(" ")}</code></small><small><em>{p.treatment}</em>{_flags(p)}</small></td>'
+                f'{note}<small><em>{p.treatment}</em> <code>{p.code.hex(" ")}</code>{_flags(p)}</small></td>'
                 f'<td class="host">{self._lines(b, p.lines, targets)}</td></tr>\n')
 
     def _lines(self, b: Block, lines: list[Line], targets: set[int]) -> str:

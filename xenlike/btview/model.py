@@ -58,12 +58,13 @@ class Piece:
 @dataclass(frozen=True)
 class Way:
     """A way out of a block: ``kind`` (chain, link, next, miss, step, branch, time), the guest instruction or target, what it is, and where
-    it leads."""
+    it leads. ``brief``: ``text`` for where room is short."""
 
     number: int
     kind: str
     va: int
     text: str
+    brief: str
     leads_to: int       # number of the block it is linked to; 0: it leaves
 
 
@@ -71,7 +72,7 @@ class Way:
 class Block:
     """One block. ``hits``: how often it was begun. ``before``: host code in front of the first instruction; ``cold``: behind the last, in
     stubs that begin at the offsets of ``stubs``, each for a way out. ``came_from``: the blocks that are linked to it. ``invalid``: it is
-    begun no more, since its guest code was written, or because block ``replaced`` takes its place."""
+    begun no more, since its guest code was written, or because block ``replaced`` takes its place. ``kept``: ``pieces`` are from before."""
 
     number: int
     va: int
@@ -91,6 +92,7 @@ class Block:
     stubs: dict[int, Way]
     came_from: list[int]
     replaced: int = 0
+    kept: bool = False
 
     @property
     def heat(self) -> int:
@@ -120,9 +122,10 @@ class Block:
 
 @dataclass
 class Translation:
-    """Of all that a translator has, the ``blocks`` that were asked for, hottest first. ``stats``: the counters of ``struct xl_bt_stats`` by
+    """Of all that a translator has, the ``blocks`` that were asked for, as ``ordered`` says. ``stats``: the counters of ``struct xl_bt_stats`` by
     name; ``total`` blocks are valid or invalid in it, with ``heat`` instructions begun in them. ``retired``: instructions of the vCPU, 0 if
-    unknown; ``ended``: how the run did; ``story``: its steps, if there were some to tell."""
+    unknown; ``ended``: how the run did. ``about``, ``source``, ``story``: what the guest is for, its code, its steps, if there is something to
+    tell."""
 
     title: str
     stats: dict[str, int]
@@ -131,6 +134,9 @@ class Translation:
     heat: int
     retired: int = 0
     ended: str = ""
+    ordered: str = "hottest first"
+    about: str = ""
+    source: str = ""
     story: list[str] = field(default_factory=list)
 
     def share(self) -> str:

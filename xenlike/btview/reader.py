@@ -18,18 +18,19 @@ from xenlike.engine import ffi, lib
 __all__ = ["read_translation"]
 
 _KINDS = ("chain", "link", "next", "miss", "step", "branch", "time")
-_WHY = {"next": "the loop looks for the next block", "miss": "no TLB entry", "step": "left to the interpreter, the block goes on behind it",
-        "branch": "left to the interpreter", "time": "the budget is used up"}
+_WHY = {"next": "the loop looks for the next block", "miss": "no TLB entry", "step": "interpreted, then on",
+        "branch": "interpreted", "time": "the budget is used up"}
 _LINKED = {"chain": "chained", "link": "linked", "next": ""}
 _GS = re.compile(r"(?:(?:qword|dword|word|byte) )?gs:\[(?:(r\w+(?:\*8)?) ?\+ ?)?(0x[0-9a-f]+|\d+)\]")
-_TARGET = re.compile(r"(0x[0-9a-f]+|\d+)$")
+_NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 _RIP = re.compile(r"\[rip ([+-]) (0x[0-9a-f]+|\d+)\]")
 _IMMEDIATE = re.compile(r", 0x[0-9a-f]+$")
 _PARTS = (("l0.", "mmu"), ("l1.", "mmu"), ("mask_jump", "jump"), ("mask_sign", ""), ("mask_flags", "state"), ("mask_", "mmu"),
           ("sti_flags", "state"), ("left", "time"), ("saved_flags", "flags"), ("flag_", "flags"), ("jumps.", "jump"), ("link[", "jump"), ("exit", "out"))
 _FLAG_MOVES = ("lahf", "sahf", "seto")
 _NOTED = ("miss", "time", "step", "branch")       # ways out that a jump to their stub is annotated with
-_CODE_32 = 0x100          # of a block's context
+_CODE_32 = 0x100          # of a block's context, whose other bits (csrc/bt/internal.h) are:
+_ASSUMED = ((_CODE_32, "32-bit code"), (0x200, "flat FS"), (0x400, "flat GS"), (4, "SSE"), (8, "floating point"), (0x800, "x87"))
 _MAX_MAPS, _MAX_LINE, _SHORT = 64, 15, 2
 
 
@@ -88,7 +89,7 @@ class _Reader:
         lines = self._lines(host, row, {way.number: way for way in ways})
         cold_at = _cold_start(lines, edges[-1])
         stubs = _stubs(lines, cold_at, {way.number: way for way in ways})
-        lines = [replace(n, note=f"{stubs[n.target].kind}: {stubs[n.target].text}" if stubs[n.target].kind in _NOTED else "")
+        lines = [replace(n, note=f"{stubs[n.target].kind}: {stubs[n.target].brief}" if stubs[n.target].kind in _NOTED else "")
                  if n.target in stubs and not n.note and n.at < cold_at else n for n in lines]
         pieces = self._pieces(row, guest, maps, count)
         for piece, start, end in zip(pieces, edges, [*edges[1:], cold_at]):
@@ -125,15 +126,18 @@ class _Reader:
                 continue                # the first is what an invalid block's entry becomes
             kind = _KINDS[x.kind]
             leads_to = self._block_at(x.leads_to) if x.linked else 0
+            brief = _WHY.get(kind, "")
             if kind in _LINKED:
+                brief = self._named(x.target)
                 how = f"{_LINKED[kind]} to block {leads_to}" if leads_to else _WHY["next"] if kind == "next" else f"not {_LINKED[kind]} yet"
-                text = f"to {self._named(x.target)}: {how}"
+                text = f"to {brief}: {how}"
             elif kind == "miss":
                 what, aligned = "store" if x.write else "load", ", aligned" if x.align else ""
-                text = f"{what} of {x.size} byte{'s' * (x.size > 1)}{aligned}: {_WHY[kind]}"
+                brief = f"{what} of {x.size} byte{'s' * (x.size > 1)}{aligned}"
+                text = f"{brief}: {_WHY[kind]}"
             else:
-                text = _WHY[kind]
-            ways.append(Way(number, kind, x.target if kind in _LINKED else row.va + x.off, text, leads_to))
+                text = brief
+            ways.append(Way(number, kind, x.target if kind in _LINKED else row.va + x.off, text, brief, leads_to))
         return ways
 
     # ---- guest code --------------------------------------------------------------------------------------------------
@@ -155,8 +159,8 @@ class _Reader:
             if rip := _RIP.search(text):
                 offset = int(rip[2], 0)
                 note = self._named((i.address + i.size + (offset if rip[1] == "+" else -offset)) % 2**64)
-            elif i.op_str.startswith("0x") and (name := self._symbols.name(int(i.op_str, 0))):
-                note = name
+            elif _NUMBER.fullmatch(i.op_str):       # one operand alone: where a branch leads, what a push pushes
+                note = self._symbols.name(int(i.op_str, 0))
             reads, writes = next(fates)
             pieces.append(Piece(row.va + m.off, code, text, treatment, reads, writes, note=note))
         return pieces
@@ -197,9 +201,9 @@ class _Reader:
             part = next((part for start, part in _PARTS if name.startswith(start)), line.part)
             line = replace(line, text=line.text.replace(found[0], f"[bt.{name}{f' + {found[1]}' if found[1] else ''}]"), part=part)
             if name == "exit" and i.mnemonic == "mov" and (way := ways.get(int(i.op_str.rsplit(", ", 1)[1], 0))):
-                line = replace(line, note=f"{way.kind}: {way.text}", block=way.leads_to)
-        if i.mnemonic != "call" and not (i.mnemonic.startswith("j") and _TARGET.match(i.op_str)):
-            return line
+                line = replace(line, note=f"{way.kind}: {way.brief}", block=way.leads_to)
+        if not (i.mnemonic == "call" or i.mnemonic.startswith("j")) or not _NUMBER.fullmatch(i.op_str):
+            return line             # or through a word in memory: a link
         target = int(i.op_str, 0)
         routine = ffi.new("char[]", lib.XL_BT_NAME)
         if lib.xl_bt_routine_name(self._t, target, routine):
@@ -214,8 +218,8 @@ class _Reader:
 
 def _context(bits: int) -> str:
     parts = ["CPL 3" if bits & 2 else "CPL 0", "user TLB" if bits & 1 else "kernel TLB"]
-    parts += [what for bit, what in ((_CODE_32, "32-bit code"), (4, "SSE")) if bits & bit]
-    return ", ".join(parts + (["floating point"] if bits & 8 else []))
+    parts += [what for bit, what in _ASSUMED if bits & bit]
+    return ", ".join(parts)
 
 
 def _cold_start(lines: list[Line], last: int) -> int:
