@@ -18,20 +18,26 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 
+STATIC_ASSERT(4 * L1 <= 1 << 16);      /* l1_filled */
+
 /* ---- addresses --------------------------------------------------------------------------------------------------- */
 
 static void empty_l0(struct bt *t, unsigned set, bool write)
 {
     for (unsigned n = 0; n < L0; n++)
-        t->l0[set][write][n] = (struct bt_entry){ -t->poison, (u64)t->nowhere - t->poison };
+        t->l0[set][write][n] = (struct bt_entry){ -t->poison, (u64)t->nowhere - t->poison }, t->slid[set][write][n] = -t->poison;
 }
 
-/* n: [set][write][n]. */
+/* What an entry of L1 that is for no page has for it; n: [set][write][n]. 0 is for page 0, and so for none but where page 0's entry is: most of the tables
+ * is memory that was never touched. */
+static u64 no_page(const struct bt *t, unsigned n) { return n % L1 ? 0 : -t->poison; }
+
 static void empty_l1(struct bt *t, unsigned n)
 {
-    (&t->l1_negated[0][0][0])[n] = -t->poison;
+    (&t->l1_negated[0][0][0])[n] = (&t->l1_slid[0][0][0])[n] = no_page(t, n);
     (&t->l1_addend[0][0][0])[n] = (u64)t->nowhere - t->poison;
     (&t->l1_host[0][0][0])[n] = (u64)t->nowhere;
+    (&t->l1_copied[0][0][0])[n] = 0;
 }
 
 /* Empties what is filled of n entries: those listed, or, if there were more than the list holds, all. */
@@ -53,7 +59,6 @@ static void empty_entries(struct bt *t, unsigned set)
 {
     empty_l0(t, set, false);
     empty_l0(t, set, true);
-    memset(t->l1_copied[set], 0, sizeof t->l1_copied[set]);
     t->tlb_used[set] = false;
 }
 
@@ -74,6 +79,7 @@ void bt_forget_addresses(struct bt *t)
     while (t->nr_active)
         empty_link(t, t->active[--t->nr_active]);
     memset(t->code_pages, 0, sizeof t->code_pages);
+    t->forgotten++;
     t->tlb_flushes = t->cpu->tlb->flushes;
     t->page_flushes = t->cpu->tlb->page_flushes;
 }
@@ -85,12 +91,16 @@ static void forget_page(struct bt *t, u64 va)
     unsigned n = (va >> PAGE_SHIFT) % L1;
     for (unsigned side = 0; side < 4; side++) {
         struct bt_entry *l0 = t->l0[side / 2][side % 2];
-        for (unsigned k = 0; k < L0 && (&t->l1_copied[0][0][0])[side * L1 + n]; k++)
+        u64 *slid = t->slid[side / 2][side % 2];
+        for (unsigned k = 0; k < L0 && (&t->l1_copied[0][0][0])[side * L1 + n]; k++) {
             if (unlikely(l0[k].negated == negated))
                 l0[k] = (struct bt_entry){ -t->poison, (u64)t->nowhere - t->poison };
+            slid[k] = unlikely(slid[k] == negated) ? -t->poison : slid[k];
+        }
         if ((&t->l1_negated[0][0][0])[side * L1 + n] == negated)
             empty_l1(t, side * L1 + n);
     }
+    t->forgotten++;
 }
 
 static u32 code_page_bit(u64 va) { return (u32)((va >> PAGE_SHIFT ^ va >> 24) % CODE_PAGE_BITS); }
@@ -110,20 +120,54 @@ void bt_forget_flushed(struct bt *t)
     t->page_flushes = tlb->page_flushes;
 }
 
+/* A page with this addend has been filled in: a vote (Boyer and Moore's) on bt->slide. */
+static void vote(struct bt *t, unsigned set, u64 addend)
+{
+    if (addend == t->candidate[set])
+        t->votes[set] += t->votes[set] < 2 * VOTES;
+    else if (t->votes[set])
+        t->votes[set]--;
+    else
+        t->candidate[set] = addend, t->votes[set] = 1;
+    if (likely(t->slide[set] == t->candidate[set]) || (t->slide[set] && t->votes[set] < VOTES))
+        return;
+    t->slide[set] = t->candidate[set];
+    for (unsigned n = 0; n < 2 * L0; n++)
+        (&t->slid[set][0][0])[n] = -t->poison;
+    for (unsigned n = 0; n < 2 * L1; n++) {
+        u64 *slid = &(&t->l1_slid[set][0][0])[n], page = (&t->l1_addend[set][0][0])[n] == t->slide[set] ? (&t->l1_negated[set][0][0])[n] : no_page(t, n);
+        if (*slid != page)
+            *slid = page;
+    }
+    t->forgotten++;
+}
+
 void bt_tlb_fill(struct bt *t, unsigned set, bool write, u64 lin, u8 *page)
 {
     u64 va = lin & ~(u64)(PAGE_SIZE - 1);
     unsigned n = (lin >> PAGE_SHIFT) % L1;
     if (t->options & BT_TINY_TLB) {     /* the other side stays: an instruction may need both */
         empty_l0(t, set, write);
-        for (unsigned k = 0; k < L1; k++)
-            empty_l1(t, (set * 2 + write) * L1 + k);
+        u32 nr = t->nr_l1_filled;
+        t->nr_l1_filled = 0;
+        for (unsigned k = 0; k < nr; k++)
+            if (t->l1_filled[k] / L1 == set * 2 + write)
+                empty_l1(t, t->l1_filled[k]);
+            else
+                note_filled(t->l1_filled, &t->nr_l1_filled, t->l1_filled[k]);
     }
     t->l1_negated[set][write][n] = -va;
     t->l1_addend[set][write][n] = (u64)page - va;
+    vote(t, set, (u64)page - va);
+    t->l1_slid[set][write][n] = (u64)page - va == t->slide[set] ? -va : no_page(t, n);
     t->l1_host[set][write][n] = (u64)page;
     t->tlb_used[set] = true;
     note_filled(t->l1_filled, &t->nr_l1_filled, (set * 2 + write) * L1 + n);
+}
+
+bool bt_has_slide(const struct bt *t, unsigned set, bool write, u64 lin)
+{
+    return t->l1_slid[set][write][(lin >> PAGE_SHIFT) % L1] == -(lin & ~(u64)(PAGE_SIZE - 1));
 }
 
 static unsigned jump_place(u64 va)
@@ -375,7 +419,9 @@ bool bt_create(struct x86_cpu *c, unsigned options)
     t->dispatch = (u64)(uintptr_t)bt_dispatch;
     t->level_switch = (u64)(uintptr_t)bt_level_switch;
     t->tlb_used[0] = t->tlb_used[1] = true;
-    t->nr_l1_filled = t->nr_jump_filled = FILLED + 1;           /* bt_forget empties all */
+    t->nr_jump_filled = FILLED + 1;     /* bt_forget empties all */
+    for (unsigned side = 0; side < 4; side++)
+        note_filled(t->l1_filled, &t->nr_l1_filled, side * L1);
     bt_rules(t);
     bt_forget(t);
     t->stats.flushes = 0;

@@ -130,6 +130,7 @@ static void emit_restore(struct emit *e)
         if (same_register(n) && n != R_DI)
             e_state(e, false, n, R_DI, R(n));
     e_state(e, false, R_DI, R_DI, R(R_DI));
+    e_load(e, SCRATCH, GS(slide_now));
     e_mov_imm(e, SCRATCH2, ~0ul);               /* nothing is carried (translate.h) */
     e_jmp_gs(e, GS(entry));
 }

@@ -1,6 +1,6 @@
 /* Writing host instructions.
  *
- * Owns: struct emit. Used by: cache.c, memory.c, operand.c, translate.c. Only what the translator needs, 64-bit forms unless the name says
+ * Owns: struct emit. Used by: cache.c and what translates (translate.h). Only what the translator needs, 64-bit forms unless the name says
  * otherwise. Encodings: SDM vol. 2, chapter 2. [GS + disp32] is modrm 00 reg 100, SIB 25h, prefix 65h.
  */
 #ifndef XL_BT_EMIT_H

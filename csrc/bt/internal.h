@@ -1,7 +1,7 @@
 /* What the translator's files share: state that translated code reaches through GS, blocks, exits.
  *
  * Registers in translated code: rax-r12 except rsp are the guest's; r13 is the guest's rsp; r14 and r15 are scratch: between two guest
- * instructions they have nothing, or what struct carry (translate.h) says, or r15 is -1, as enter leaves it; the guest's r13-r15 are in bt->hi. 32-bit code
+ * instructions they have nothing, or what struct carry and span (translate.h) say, or r14 is bt->slide and r15 -1, as enter leaves them; the guest's r13-r15 are in bt->hi. 32-bit code
  * has the same registers, upper halves too; its addresses are cut to 32 bits. rsp is the host's stack. Flags are the guest's arithmetic flags between two
  * instructions; DF is clear. xmm0-15 and MXCSR are the guest's. The x87's registers are loaded by the first instruction that needs them (x87_in), and
  * stay until translated code is left; where bt_dispatch goes on they are back (x87_out 0), unless it has taken them (1). GS points to struct bt; FS stays libc's.
@@ -30,11 +30,13 @@ enum { R_AX, R_CX, R_DX, R_BX, R_SP, R_BP, R_SI, R_DI, R_8, R_9, R_10, R_11, R_1
 enum { GUEST_SP = R_13, SCRATCH = R_14, SCRATCH2 = R_15 };
 
 enum {
-    BT_MAX_BLOCK = 64, HOT = 8 /* rounds of a loop before it is unrolled */, LEFT_BIAS = BT_MAX_BLOCK,
+    BT_MAX_BLOCK = 64, HOT = 8 /* rounds of a loop before it is unrolled; misfits before a block is made apart */, LEFT_BIAS = BT_MAX_BLOCK,
+    RARE = 1024,                        /* instructions between two misfits that are not worth it */
+    VOTES = 16,                         /* fills by which an addend must be ahead to become bt->slide */
     CACHE_BYTES = 8 << 20, CACHE_SLACK = 32 << 10,      /* the largest block fits into the slack */
     NR_BLOCKS = 1 << 15, NR_EXITS = 1 << 18, HASH = 1 << 13,
-    L0 = 128, L1 = 512, JUMPS = 2048, LINKS = 8192, CODE_PAGES = 4096, PAGE_HASH = 1024,
-    NR_INSNS = 1 << 12, FILLED = 256, CODE_PAGE_BITS = 4096,
+    L0 = 128, L1 = 16384 /* as much memory as is used */, JUMPS = 2048, LINKS = 8192, CODE_PAGES = 4096, PAGE_HASH = 1024,
+    NR_INSNS = 1 << 12, FILLED = 8192, CODE_PAGE_BITS = 4096,
     SLICE = 1 << 16,                    /* instructions after which attention is looked at */
 };
 static const s64 KICK = 1l << 40;       /* much more than any budget */
@@ -49,6 +51,7 @@ enum bt_exit_kind {
     EXIT_STEP,                  /* an instruction called out: the interpreter's function does it; the block goes on behind it if nothing speaks against it */
     EXIT_BRANCH,                /* the same, and the block has ended */
     EXIT_TIME,                  /* bt->left is negative */
+    EXIT_MISFIT,                /* a span is not within a page that has bt->slide: another block goes on that needs none (CTX_APART) */
 };
 
 struct bt_exit {
@@ -56,6 +59,10 @@ struct bt_exit {
     s8 k;                       /* instructions of the block that have retired, less those that were subtracted from left */
     u8 size, write;             /* MISS: bytes. BRANCH to switch_level: 1: sysret */
     u8 align;                   /* MISS: it must be aligned */
+    bool early;                 /* MISS: it only loads; the lookup is for a store behind it */
+    bool opens;                 /* MISS: accesses behind it rely on its span */
+    bool drops;                 /* STEP: behind it nothing is taken for granted of pages and registers */
+    bool slid;                  /* MISS: only a page that has bt->slide will do */
     bool shadow;                /* TIME, BRANCH: the instruction, which has not happened, follows a sti in line */
     u32 block;
     s32 off;                    /* of the guest instruction from the block's first; CHAIN, LINK: unused */
@@ -75,8 +82,10 @@ struct bt_block {
     u16 bytes, nr;              /* of the guest's code; instructions */
     s16 low;                    /* where the bytes begin, from the first instruction: jumps back are followed */
     u16 context;
-    bool invalid, unrolled;
+    bool invalid, unrolled, apart;
     u8 rounds;                  /* how often it went back to itself through the loop */
+    u8 misfits;                 /* and met one, */
+    u64 misfit_at;              /* the last when so many had retired */
     u64 hits;                   /* BT_PROFILE */
 };
 
@@ -114,10 +123,12 @@ struct bt {
     u64 x87_out;                /* 0: the host's x87 registers are the guest's now; 1: they are in cpu->fx */
     u64 x87_ip;                 /* what fx.fip is to be */
     u32 host_fcw;
+    u64 slide[2], slide_now;    /* by TLB set: the addend that most pages have; that of the set in use */
     u64 mask_page, mask_aligned, mask_l1, mask_jump, mask_sign, mask_sign32;    /* for pext */
     u64 mask_size[5];           /* by log2 of bytes: page, and natural alignment */
     u64 mask_flags[NR_MASKS];   /* of rflags: enum bt_mask */
     struct bt_entry l0[2][2][L0];                       /* [TLB set][write] */
+    u64 slid[2][2][L0], l1_slid[2][2][L1];              /* negated pages, of those alone that have bt->slide */
     u64 l1_negated[2][2][L1], l1_addend[2][2][L1], l1_host[2][2][L1];   /* host: of the page's first byte */
     u8 l1_copied[2][2][L1];                             /* 1: L0 may have copies of entries that were here */
     u64 jump_negated[2][JUMPS], jump_host[2][JUMPS];
@@ -131,6 +142,9 @@ struct bt {
     u32 enter, leave, switch_level, l1_code[2][2][17];        /* cache offsets of routines; L1 lookups by set, write, size - 1; [16]: 16 bytes aligned */
     u64 tlb_flushes;            /* of cpu->tlb when l0, l1, jumps and links were last empty, */
     u32 page_flushes, epoch;    /* or what it says to forget of them was forgotten */
+    u64 forgotten;              /* how often something was, or bt->slide has become another: what a block under way knows of pages may be wrong */
+    u64 candidate[2];           /* for slide: fills of pages with this addend less those with others, as far as above 0, are */
+    u32 votes[2];               /* so many */
     u64 code_pages[CODE_PAGE_BITS / 64];        /* by a hash: pages of addresses that jumps or links lead to */
     u16 jump_context[2];
     bool tlb_used[2];
@@ -150,7 +164,7 @@ struct bt {
     u64 poison;                 /* a page that no guest uses: not canonical, and drawn at random. Empty entries are for it ... */
     u8 nowhere[2 * PAGE_SIZE];  /* ... and lead here */
     u64 features;
-    u8 form_rule[1024];         /* enum rule (translate.c) by form */
+    u8 form_rule[1024];         /* enum rule (translate.h) by form */
     struct bt_block *block;
     struct bt_exit *exits;
     struct bt_page pages[CODE_PAGES];
@@ -165,7 +179,8 @@ enum { NR_MAPS = 1 << 19 };
 enum { CTX_SET = 1, CTX_CPL = 2, CTX_SSE = 4, CTX_FP = 8,
        CTX_32 = 0x100,          /* 32-bit code; ES, CS, SS, DS have base 0 and no limit, SS's stack is 32 bits wide (run.c, is_flat) */
        CTX_X87 = 0x800,         /* x87 and MMX can be used, and all exceptions are masked */
-       CTX_FS = 0x200, CTX_GS = 0x400 };        /* with CTX_32: FS, GS can be written and have no limit */
+       CTX_FS = 0x200, CTX_GS = 0x400,          /* with CTX_32: FS, GS can be written and have no limit */
+       CTX_APART = 0x1000 };    /* not the CPU's: each access is looked up by itself, as where a span does not fit */
 static inline unsigned context_mode(unsigned context) { return context & CTX_32 ? 32 : 64; }
 
 /* ---- cache.c ----------------------------------------------------------------------------------------------------- */
@@ -185,6 +200,7 @@ void bt_forget_addresses(struct bt *t);         /* l0, l1, jumps, links: a TLB f
 void bt_forget_flushed(struct bt *t);           /* what cpu->tlb has forgotten */
 void bt_note_code(struct bt *t, u64 va);        /* jumps or links may lead there: before one does */
 void bt_look_for_writes(struct bt *t);          /* drops the blocks of pages whose code was written */
+bool bt_has_slide(const struct bt *t, unsigned set, bool write, u64 lin);     /* L1 has lin's page, and its addend is bt->slide */
 void bt_tlb_fill(struct bt *t, unsigned set, bool write, u64 lin, u8 *page);
 void bt_forget_jumps(struct bt *t);             /* the jump cache alone */
 void bt_jump_fill(struct bt *t, unsigned set, u64 va, u32 code);
@@ -199,7 +215,8 @@ u64 bt_dispatch(struct x86_cpu *c);
 
 /* ---- translate.c ------------------------------------------------------------------------------------------------- */
 void bt_rules(struct bt *t);
-u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, bool unroll);     /* a block's number; 0: its first instruction is the interpreter's */
+/* A block's number; 0: its first instruction is the interpreter's. apart: as with CTX_APART, which makes it another block besides. */
+u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, bool unroll, bool apart);
 
 /* ---- system.c ---------------------------------------------------------------------------------------------------- */
 void bt_system_masks(struct bt *t);

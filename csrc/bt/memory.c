@@ -3,7 +3,9 @@
  * Owns: the sequences. Called by: translate.c. An access may fault, and the guest sees its flags then: one sequence changes none; the other is for where
  * the cold stub can make them again.
  *
- * L0: an entry for a class of instructions (tr_slot), L1: one for a page number modulo its size. An entry is -(page) and host - linear.
+ * L0: an entry for a class of instructions (slot_of), L1: one for a page number modulo its size. An entry is -(page) and host - linear; one of
+ * the tables slid and l1_slid only -(page): host - linear is bt->slide. What finds that there is no such entry where another would do leaves for a
+ * block that is apart, which uses the former (EXIT_MISFIT, misfit in run.c).
  */
 #include "bt/translate.h"
 
@@ -68,18 +70,29 @@ static u32 access_clobbering(struct translation *tr, u32 at, unsigned size, bool
     return from;
 }
 
-static void e_l1(struct emit *e, u8 op, u32 disp) { e8(e, 0x65), e8(e, 0x4d), e8(e, op), e8(e, 0xb7), e32(e, disp); }    /* op r14, [gs:r15 + disp] */
+static void e_l1(struct emit *e, u8 op, unsigned reg, u32 disp)     /* op reg, [gs:r15 + disp]; reg r14 or r15 */
+{
+    e8(e, 0x65), e8(e, 0x4d), e8(e, op), e8(e, 0x87 | (reg & 7) << 3), e32(e, disp);
+}
 
-/* For operands with an index, which wander from page to page so that L0 would miss at random: L1 in line. */
+/* For operands with an index, which wander from page to page so that L0 would miss at random: L1 in line. Where a page's addend is as good as known
+ * the access need not wait for the entry, only the test: a chase of pointers takes two thirds of the time. */
 static u32 access_indexed(struct translation *tr, unsigned size, bool write, bool aligned)
 {
     struct emit *e = &tr->e;
-    u32 side = (tr->set * 2 + write) * L1 * 8;
+    u32 side = (tr->set * 2 + write) * L1 * 8, from;
     e_bytes(e, (const u8[]){ 0xc4, 0x43, 0xfb, 0xf0, 0xfe, 9 }, 6);     /* rorx r15, r14, 9 */
     e8(e, 0x41), e8(e, 0x81), e8(e, 0xe7), e32(e, (L1 - 1) << 3);       /* and r15d, .. */
-    e_l1(e, 0x03, GS(l1_negated) + side);                                                  /* add r14, negated */
-    u32 from = e_unless_in_page(e, SCRATCH, PAGE_SIZE - size, aligned);
-    e_l1(e, 0x03, GS(l1_host) + side);                                  /* add r14, host */
+    if (tr->apart) {
+        e_l1(e, 0x03, SCRATCH, GS(l1_negated) + side);                  /* add r14, negated */
+        from = e_unless_in_page(e, SCRATCH, PAGE_SIZE - size, aligned);
+        e_l1(e, 0x03, SCRATCH, GS(l1_host) + side);                     /* add r14, host */
+    } else {
+        e_l1(e, 0x8b, SCRATCH2, GS(l1_slid) + side);                    /* mov r15, negated */
+        e_bytes(e, (const u8[]){ 0x4d, 0x01, 0xf7 }, 3);                /* add r15, r14 */
+        from = e_unless_in_page(e, SCRATCH2, PAGE_SIZE - size, aligned);
+        e_gs(e, true, 0x03, SCRATCH, GS(slide) + 8 * tr->set);          /* add r14, [slide] */
+    }
     tr->lost = true;
     return from;
 }
@@ -107,12 +120,13 @@ static u32 l0_entry(const struct translation *tr, bool write, unsigned slot)
 }
 
 /* What becomes of an access whose test jumps from `from`. */
-static struct cold *cold_access(struct translation *tr, enum cold_kind kind, u32 from, unsigned size, bool write, bool aligned, u32 slot)
+static struct cold *cold_access(struct translation *tr, enum cold_kind kind, u32 from, unsigned size, bool write, bool aligned, bool early, u32 slot)
 {
     u32 exit = tr_exit(tr, EXIT_MISS, 0);
     tr->t->exits[exit].size = (u8)size;
     tr->t->exits[exit].write = write;
     tr->t->exits[exit].align = aligned;
+    tr->t->exits[exit].early = early;
     struct cold *c = tr_cold(tr, kind, from, exit);
     c->size = (u8)size, c->write = write, c->aligned = aligned, c->slot = slot, c->back = tr->e.at;
     if (flags_may_go(tr))
@@ -128,8 +142,45 @@ static void access_scratch(struct translation *tr, unsigned size, bool write, bo
     indexed &= clobber;
     carry_end(tr);
     u32 from = indexed ? access_indexed(tr, size, write, aligned) : clobber ? access_clobbering(tr, at, size, aligned) : access_keeping(tr, at, size);
-    cold_access(tr, indexed ? COLD_MISS : COLD_ACCESS, from, size, write, aligned, indexed ? GS(l1_negated) + (tr->set * 2 + write) * L1 * 8 : at);
+    u32 l1 = tr->apart ? GS(l1_negated) + (tr->set * 2 + write) * L1 * 8 : 0;
+    struct cold *c = cold_access(tr, indexed ? COLD_MISS : COLD_ACCESS, from, size, write, aligned, false, indexed ? l1 : at);
+    tr->t->exits[c->exit].slid = indexed && !tr->apart;
     tr->operand = (struct operand){ .base = -1 };
+}
+
+/* Jumps if r15, a distance from a page's beginning, is no place for a span of `room` bytes; whole: also if it is no multiple of 16. */
+static u32 e_unless_fits(struct emit *e, unsigned room, bool whole)
+{
+    if (whole)
+        e_bytes(e, (const u8[]){ 0xc4, 0x43, 0xfb, 0xf0, 0xff, 4 }, 6);     /* rorx r15, r15, 4: what is no multiple becomes huge */
+    return e_unless_in_page(e, SCRATCH2, whole ? (PAGE_SIZE - room) / 16 : PAGE_SIZE - room, false);
+}
+
+/* The first access of a span: the test. */
+static void open_span(struct translation *tr, unsigned base, s32 disp, unsigned size, bool write, bool aligned, unsigned slot)
+{
+    struct emit *e = &tr->e;
+    struct span *s = &tr->span[base];
+    unsigned host = base == R_SP ? GUEST_SP : base;
+    *s = near_span(tr, base, disp, size, write, aligned);
+    u16 room = (u16)(s->high - s->low);
+    u32 at = GS(slid) + ((tr->set * 2 + s->write) * L0 + slot) * 8;
+    e_lea(e, true, SCRATCH2, (int)host, NO_INDEX, 0, s->low);
+    e_gs(e, true, 0x03, SCRATCH2, at);                                  /* add r15, [negated] */
+    struct cold *c = cold_access(tr, COLD_SPAN, e_unless_fits(e, room, s->whole), size, s->write, aligned, s->write && !write, at);
+    tr->t->exits[c->exit].opens = true;
+    c->misfit = tr_exit(tr, EXIT_MISFIT, 0);
+    c->direct = true, c->base = (u8)host, c->disp = disp, c->bias = s->low, c->room = room, c->whole = s->whole;
+    tr->lost = true;
+    if (!tr->slid)
+        e_load(e, SCRATCH, GS(slide) + 8 * tr->set);
+    c->back = e->at;
+    tr->slid = true;
+}
+
+static bool in_span(const struct span *s, s32 disp, unsigned size, bool write, bool aligned)
+{
+    return s->on && s->write >= write && disp >= s->low && disp + (s64)size <= s->high && (!aligned || (s->whole && (disp - s->low) % 16 == 0));
 }
 
 /* At guest register base, which is in a host register, + disp. */
@@ -138,9 +189,20 @@ static void access_direct(struct translation *tr, unsigned base, s32 disp, unsig
     struct emit *e = &tr->e;
     struct carry *k = &tr->carry;
     unsigned host = base == R_SP ? GUEST_SP : base;
+    tr->operand = (struct operand){ (int)host, disp };
+    if (in_span(&tr->span[base], disp, size, write, aligned)) {
+        if (!tr->slid)
+            e_load(e, SCRATCH, GS(slide) + 8 * tr->set);
+        tr->slid = true;
+        return;
+    }
     if (!flags_may_go(tr)) {
         e_lea(e, true, SCRATCH, (int)host, NO_INDEX, 0, disp);
         access_scratch(tr, size, write, aligned, slot, false);
+        return;
+    }
+    if (!tr->apart) {
+        open_span(tr, base, disp, size, write, aligned, slot);
         return;
     }
     s64 above = (s64)disp - k->bias;
@@ -155,9 +217,8 @@ static void access_direct(struct translation *tr, unsigned base, s32 disp, unsig
     u32 from = e_unless_in_page(e, SCRATCH2, (unsigned)(PAGE_SIZE - size - above), aligned);
     if (!near)
         e_load(e, SCRATCH, k->slot + 8);
-    struct cold *c = cold_access(tr, COLD_ACCESS, from, size, k->write, aligned, k->slot);
+    struct cold *c = cold_access(tr, COLD_ACCESS, from, size, k->write, aligned, k->write && !write, k->slot);
     c->direct = true, c->base = (u8)host, c->disp = disp, c->bias = k->bias;
-    tr->operand = (struct operand){ (int)host, disp };
     tr->lost = true;
 }
 
@@ -183,6 +244,30 @@ void tr_access_at(struct translation *tr, unsigned base, s32 disp, bool write)
     access_scratch(tr, 4, write, false, SLOT_STACK, false);
 }
 
+/* A span's test has failed. r14 is the linear address of the access, r15 the guest's rcx: L1 is asked for its page. If that has bt->slide and the span is in
+ * it, on as if nothing had been. */
+static void span_code(struct translation *tr, const struct cold *c)
+{
+    struct emit *e = &tr->e;
+    struct bt *t = tr->t;
+    u32 slide = GS(slide) + 8 * tr->set;
+    e_call(e, t->l1_code[tr->set][c->write][c->aligned ? 16 : c->size - 1]);
+    e_gs(e, true, 0x3b, SCRATCH2, slide);                               /* cmp r15, [slide] */
+    u32 other = e_jcc_later(e, 5);
+    e_store(e, R_CX, c->slot);
+    e_lea(e, true, SCRATCH2, SCRATCH, R_CX, 0, c->bias - c->disp);
+    e_load(e, R_CX, GS(tmp));
+    e_load(e, SCRATCH, slide);
+    u32 beyond = e_unless_fits(e, c->room, c->whole);
+    e_jmp(e, c->back);
+    e_patch(e, other, e->at);
+    e_load(e, R_CX, GS(tmp));
+    e_patch(e, beyond, e->at);
+    flags_emit(e, &c->flags);
+    e_store_imm32(e, GS(exit), c->misfit);
+    e_jmp(e, t->leave);
+}
+
 void tr_cold_code(struct translation *tr)
 {
     struct emit *e = &tr->e;
@@ -198,8 +283,8 @@ void tr_cold_code(struct translation *tr)
             tr_return_code(tr, c);
             continue;
         }
-        if (c->kind == COLD_MISS)
-            e_l1(e, 0x2b, c->slot);     /* sub r14, negated: the linear address again */
+        if (c->kind == COLD_MISS && c->slot)
+            e_l1(e, 0x2b, SCRATCH, c->slot);        /* sub r14, negated: the linear address again */
         if (c->kind == COLD_LINK) {
             struct bt_exit *x = &t->exits[c->exit];
             x->kind = EXIT_LINK;
@@ -215,11 +300,13 @@ void tr_cold_code(struct translation *tr)
             flags_emit(e, &c->flags);
             if (c->direct)
                 e_lea(e, true, SCRATCH, c->base, NO_INDEX, 0, c->disp);
-            if (c->kind == COLD_ACCESS)
+            if (c->kind == COLD_ACCESS || c->kind == COLD_SPAN)
                 e_mov(e, SCRATCH2, R_CX);
         }
         e_store_imm32(e, GS(exit), c->exit);
-        if (c->kind == COLD_ACCESS) {
+        if (c->kind == COLD_SPAN) {
+            span_code(tr, c);
+        } else if (c->kind == COLD_ACCESS) {
             e_call(e, t->l1_code[tr->set][c->write][c->aligned ? 16 : c->size - 1]);
             e_store(e, R_CX, c->slot);
             e_store(e, SCRATCH2, c->slot + 8);

@@ -1,8 +1,13 @@
 /* Accesses near by: runs of instructions that reach memory at constant distances from one base register, so that one look at the TLB serves all of them.
  *
- * Owns: struct run, struct carry between instructions. Called by: translate.c, memory.c. The first access of a run looks for the entry of the page of the
- * lowest one (in memory.c), and leaves the page's addend in r14, the distance from the page's beginning in r15; the others only compare r15. What
- * it takes: nothing in between that needs r14 or r15, and a base that only constants are added to.
+ * Owns: struct span, struct run, struct carry between instructions. Called by: translate.c, memory.c.
+ *
+ * Most pages of most guests are at the same distance from their place in the host, bt->slide. A span: the first access by a register tests that all bytes
+ * which the instructions behind it will reach by that register are in one page that has bt->slide. The others test nothing, and any number of registers
+ * can have one. What it takes: a base that only constants are added to.
+ *
+ * A run, in blocks that are apart: the first access looks for the entry of the page of the lowest one, and leaves the page's addend in r14, the
+ * distance from the page's beginning in r15; the others only compare r15. What it takes besides: nothing in between that needs r14 or r15.
  */
 #include "bt/translate.h"
 
@@ -35,7 +40,7 @@ static bool is_in(const struct x86_op *op, const struct x86_op *const *list, uns
 static bool changes(const struct x86_insn *i, unsigned base, s64 *by, bool *constant)
 {
     const struct x86_op *op = x86_forms[i->form].op;
-    bool first = i->nr_ops && i->op[0].kind == X86_REG && (i->op[0].reg % 8 ? i->op[0].reg / 8 : i->op[0].reg / 8) == base;
+    bool first = i->nr_ops && i->op[0].kind == X86_REG && i->op[0].reg / 8u == base;
     *constant = false;
     if (op == OP(push) || (op == OP(pop) && !first)) {
         *constant = base == R_SP, *by = op == OP(push) ? -8 : 8;
@@ -61,14 +66,14 @@ struct run near_run(struct translation *tr, unsigned base, s32 disp, bool write)
     bool branched = false, constant;
     s64 moved = 0, by;
     for (unsigned k = 0; k < tr->nr_rest; k++) {
-        struct near n;
+        struct near n = tr->rest_near[k];
         if (changes(i, base, &by, &constant)) {
             if (!constant)
                 break;
             moved += by;
         }
         i = &tr->rest[k];
-        if (!tr_near(tr, i, &n) || (n.access && n.base != base))
+        if (!n.keeps || (n.access && n.base != base))
             break;
         branched |= n.branch;
         if (!n.access)
@@ -82,16 +87,84 @@ struct run near_run(struct translation *tr, unsigned base, s32 disp, bool write)
     return run;
 }
 
+static s32 round_up_16(s64 n) { return (s32)((n + 15) & ~15); }
+
+/* s with the access in it. False: it has no place there. */
+static bool include(struct span *s, const struct near *n, s64 disp, s64 most)
+{
+    struct span with = *s;
+    s64 low = disp < s->low ? disp : s->low, high = disp + n->size > s->high ? disp + n->size : s->high;
+    if (high - low > most || (n->aligned && s->whole && (disp - s->low) % 16))
+        return false;
+    with.whole |= n->aligned;
+    s64 at = s->whole ? s->low : disp;  /* where it is a multiple of 16 */
+    with.low = with.whole ? (s32)at - round_up_16(at - low) : (s32)low;
+    with.high = (s32)high;
+    if (with.high - with.low > most)
+        return false;
+    *s = with;
+    return true;
+}
+
+/* How long a span may be: one that has to fit where the register may be anywhere, or that fits where it is now. */
+static s64 longest(const struct translation *tr, unsigned base, s64 disp)
+{
+    enum { ANYWHERE = 256 };
+    u64 now = tr->t->cpu->r[base] + (u64)tr->moved[base] + (u64)disp;
+    return tr->known[base] ? (s64)(PAGE_SIZE - now % PAGE_SIZE) : ANYWHERE;
+}
+
+struct span near_span(struct translation *tr, unsigned base, s32 disp, unsigned size, bool write, bool aligned)
+{
+    struct span s = { true, write, aligned, disp, disp + (s32)size };
+    const struct x86_insn *i = tr->i;
+    bool branched = false, constant;
+    s64 moved = 0, by;
+    for (unsigned k = 0; k < tr->nr_rest; k++) {
+        struct near n = tr->rest_near[k];
+        if (changes(i, base, &by, &constant)) {
+            if (!constant)
+                break;
+            moved += by;
+        }
+        i = &tr->rest[k];
+        if (n.step)
+            break;
+        branched |= n.branch;
+        s64 d = n.disp + moved, low = d < s.low ? d : s.low;
+        if (!n.access || n.base != base || d != (s32)d || (n.write && !s.write && branched))
+            continue;                   /* what is stored on some paths only does not make loads stores */
+        if (include(&s, &n, d, longest(tr, base, low)))
+            s.write |= n.write;
+    }
+    return s;
+}
+
+/* A constant was added to a register that this is about. False: it cannot be said any more. */
+static bool move_span(struct span *s, s64 by)
+{
+    s64 low = s->low - by, high = s->high - by;
+    s->low = (s32)low, s->high = (s32)high;
+    return low == (s32)low && high == (s32)high;
+}
+
 void near_after(struct translation *tr)
 {
     struct carry *k = &tr->carry;
-    bool constant;
-    s64 by;
-    if (!k->on || !changes(tr->i, k->base, &by, &constant))
-        return;
-    by = (s64)k->bias - by;
-    k->on = constant && by == (s32)by;
-    k->bias = (s32)by;
+    for (unsigned base = 0; base < R_13; base++) {
+        bool constant;
+        s64 by;
+        if ((!tr->span[base].on && !tr->known[base] && !(k->on && k->base == base)) || !changes(tr->i, base, &by, &constant))
+            continue;
+        tr->known[base] &= constant;
+        tr->moved[base] += constant ? by : 0;
+        tr->span[base].on &= constant && move_span(&tr->span[base], by);
+        if (k->on && k->base == base) {
+            s64 bias = (s64)k->bias - by;
+            k->on = constant && bias == (s32)bias;
+            k->bias = (s32)bias;
+        }
+    }
 }
 
 #endif

@@ -112,8 +112,8 @@ static inline u64 go(struct bt *t, u64 host, s64 k)
     return host;
 }
 
-/* The block at rip, translated if need be. 0: the interpreter's turn. */
-static u32 block_at_rip(struct bt *t)
+/* The block at rip, or the one of those that are apart, translated if need be. 0: the interpreter's turn. */
+static u32 block_at_rip(struct bt *t, bool apart)
 {
     struct x86_cpu *c = t->cpu;
     u64 rip = c->r[X86_RIP];
@@ -121,11 +121,11 @@ static u32 block_at_rip(struct bt *t)
     if (unlikely(!host))
         return 0;
     bt_look_for_writes(t);              /* a walk may grant a right to write: as in miss() */
-    u16 context = context_of(c);
-    u32 b = bt_block_find(t, host, rip, context);
+    u16 context = context_of(c), kind = context | (apart ? CTX_APART : 0);
+    u32 b = bt_block_find(t, host, rip, kind);
     if (unlikely(!b)) {
         u64 start = t->options & BT_CLOCK ? clock_monotonic_ns() : 0;
-        b = bt_translate(t, host, rip, context, false);
+        b = bt_translate(t, host, rip, kind, false, false);
         if (start)
             t->stats.translate_ns += clock_monotonic_ns() - start;
         settle(t);                      /* the page may be code only now, and the TLB flushed for it */
@@ -140,7 +140,7 @@ static u32 block_at_rip(struct bt *t)
         bt_forget_jumps(t);
     }
     bt_note_code(t, rip);
-    if (!(t->options & BT_NO_CHAIN))
+    if (!(t->options & BT_NO_CHAIN) && !apart)
         bt_jump_fill(t, set, rip, t->block[b].code);
     return b;
 }
@@ -160,7 +160,7 @@ static u64 next_block(struct bt *t)
         if (host)
             return go(t, host, 0);
     }
-    u32 b = block_at_rip(t);
+    u32 b = block_at_rip(t, false);
     return b ? go(t, bt_host_address(t, t->block[b].code), 0) : 0;
 }
 
@@ -241,7 +241,7 @@ static u64 step(struct bt *t, u32 n)
     const struct bt_exit *x = &t->exits[n];
     const struct bt_block *b = &t->block[x->block];
     const struct x86_insn *i = insn_of(t, n);
-    u64 rip = c->r[X86_RIP], flushes = t->stats.flushes, tlb_flushes = t->tlb_flushes + t->page_flushes, lin = t->lin;
+    u64 rip = c->r[X86_RIP], flushes = t->stats.flushes, forgotten = t->forgotten, lin = t->lin;
     do {
         if (likely(i != NULL))
             execute(c, i);
@@ -252,15 +252,65 @@ static u64 step(struct bt *t, u32 n)
             return 0;
         settle(t);
     } while (unlikely(c->r[X86_RIP] == rip) && i && i->prefixes & (X86_REP | X86_REPNE) && flushes == t->stats.flushes && !b->invalid);
-    if (flushes != t->stats.flushes || !x->behind || !i || c->r[X86_RIP] != rip + i->len || b->invalid || !can_translate(c) || context_of(c) != b->context ||
+    if (flushes != t->stats.flushes || !x->behind || !i || c->r[X86_RIP] != rip + i->len || b->invalid || !can_translate(c) || context_of(c) != (b->context & ~CTX_APART) ||
         c->limit - c->retired < b->nr ||
-        (tlb_flushes != t->tlb_flushes + t->page_flushes && code_at(c, rip, false) != b->host + x->off))
+        (forgotten != t->forgotten && (!x->drops || code_at(c, rip, false) != b->host + x->off)))
         return next_block(t);           /* x may be another's after a flush */
     if (x->kind == EXIT_MISS) {         /* the TLB has it now, but another address may soon have its place */
         t->lin = lin;
         (void)fill_from_tlb(t, x);
+        if (forgotten != t->forgotten)
+            return next_block(t);
     }
     return go(t, bt_host_address(t, x->behind), x->k + 1);
+}
+
+/* The block at rip, now that all is brought up to date. */
+static u64 settled_block(struct bt *t)
+{
+    settle(t);
+    u32 b = can_translate(t->cpu) ? block_at_rip(t, false) : 0;
+    return b ? go(t, bt_host_address(t, t->block[b].code), 0) : 0;
+}
+
+/* Another one takes block b's place. */
+static void replace(struct bt *t, u32 b, bool unroll, bool apart)
+{
+    const struct bt_block *old = &t->block[b];
+    u64 flushes = t->stats.flushes;
+    u32 new = bt_translate(t, old->host, old->va, old->context, unroll, apart);
+    if (t->stats.flushes == flushes && new && !old->invalid && t->block[new].nr)
+        bt_block_replace(t, b, new);
+}
+
+/* The instruction at rip is the interpreter's. Then on. */
+static u64 interpret_one(struct bt *t)
+{
+    x86_run_one(t->cpu);
+    t->stats.interpreted++;
+    if (must_look(t->cpu))
+        return 0;
+    settle(t);
+    return next_block(t);
+}
+
+/* An access does not fit into what its block takes for granted of pages: a block that is apart goes on. If that happens often in this block, it will be apart
+ * itself. */
+static u64 misfit(struct bt *t, u32 n)
+{
+    struct x86_cpu *c = t->cpu;
+    u32 b = t->exits[n].block;
+    struct bt_block *block = &t->block[b];
+    if (must_look(c))
+        return 0;
+    settle(t);
+    block->misfits = c->retired - block->misfit_at < RARE ? block->misfits + 1 : 0;
+    block->misfit_at = c->retired;
+    if (block->misfits == HOT)
+        replace(t, b, block->unrolled, true);
+    settle(t);                          /* a page may be code only now */
+    b = block_at_rip(t, true);
+    return b ? go(t, bt_host_address(t, t->block[b].code), 0) : interpret_one(t);
 }
 
 /* An access that L1 does not have. Looking a page up may grant a right to write that another CPU's store has set free, by taking the page's claims away: what
@@ -268,9 +318,9 @@ static u64 step(struct bt *t, u32 n)
 static u64 miss(struct bt *t, u32 n)
 {
     const struct bt_exit *x = &t->exits[n];
-    u64 flushes = t->stats.flushes;
+    u64 flushes = t->stats.flushes, forgotten = t->forgotten;
     if (!fill_from_tlb(t, x)) {
-        if (!look_up_page(t, x))
+        if (x->early || !look_up_page(t, x))    /* a load must not fault as the store behind it would, nor make the page dirty */
             return step(t, n);
         settle(t);
         if (flushes != t->stats.flushes || t->block[x->block].invalid)
@@ -278,25 +328,9 @@ static u64 miss(struct bt *t, u32 n)
         if (!fill_from_tlb(t, x))               /* code: each store is to be seen */
             return step(t, n);
     }
-    return bt_host_address(t, x->again);        /* the time goes on as it was */
-}
-
-/* The block at rip, now that all is brought up to date. */
-static u64 settled_block(struct bt *t)
-{
-    settle(t);
-    u32 b = can_translate(t->cpu) ? block_at_rip(t) : 0;
-    return b ? go(t, bt_host_address(t, t->block[b].code), 0) : 0;
-}
-
-/* Block b is a loop, and hot: another one, unrolled, takes its place. */
-static void unroll(struct bt *t, u32 b)
-{
-    const struct bt_block *old = &t->block[b];
-    u64 flushes = t->stats.flushes;
-    u32 new = bt_translate(t, old->host, old->va, old->context, true);
-    if (t->stats.flushes == flushes && new && !old->invalid && t->block[new].nr)
-        bt_block_replace(t, b, new);
+    if (x->slid && !bt_has_slide(t, t->cpu->tlb_set, x->write, t->lin))
+        return misfit(t, n);
+    return forgotten == t->forgotten ? bt_host_address(t, x->again) : next_block(t);        /* the time goes on as it was */
 }
 
 /* A direct jump was made for the first time since its target was forgotten. */
@@ -306,14 +340,14 @@ static u64 connect(struct bt *t, u32 n)
     const struct bt_exit x = t->exits[n];
     u64 flushes = t->stats.flushes;
     settle(t);
-    u32 b = block_at_rip(t);
+    u32 b = block_at_rip(t, false);
     if (!b)
         return 0;
     if (b == x.block && x.kind == EXIT_CHAIN && !t->block[b].unrolled) {
         if (++t->block[b].rounds < HOT)
             return go(t, bt_host_address(t, t->block[b].code), 0);
         t->block[b].unrolled = true;    /* once is enough */
-        unroll(t, b);
+        replace(t, b, true, t->block[b].apart);
         return settled_block(t);
     }
     if (t->stats.flushes == flushes && c->tlb->flushes == t->tlb_flushes && !t->block[x.block].invalid) {
@@ -325,10 +359,10 @@ static u64 connect(struct bt *t, u32 n)
     return go(t, bt_host_address(t, t->block[b].code), 0);
 }
 
-u64 bt_dispatch(struct x86_cpu *c)
+/* What the exit that was taken, number n, asks for. */
+static u64 dispatch(struct bt *t, u32 n)
 {
-    struct bt *t = c->bt;
-    u32 n = t->exit;
+    struct x86_cpu *c = t->cpu;
     const struct bt_exit *x = &t->exits[n];
     c->rflags = (c->rflags & ~(u64)X86_ARITH_FLAGS) | (t->flags >> 8 & 0xd5) | (t->flags & 1) << 11;
     if (unlikely(!t->x87_out)) {
@@ -350,18 +384,23 @@ u64 bt_dispatch(struct x86_cpu *c)
     case EXIT_TIME:
         if (must_look_before(t, x))
             return 0;
-        x86_run_one(c);
-        t->stats.interpreted++;
-        if (must_look(c))
-            return 0;
-        settle(t);
-        return next_block(t);
+        return interpret_one(t);
+    case EXIT_MISFIT:
+        return misfit(t, n);
     case EXIT_CHAIN: case EXIT_LINK:
         return must_look(c) ? 0 : connect(t, n);
     default:
         bt_jump_forget(t, t->block[x->block].context & CTX_SET, x->target);     /* it may be what led here */
         return must_look(c) ? 0 : settled_block(t);
     }
+}
+
+u64 bt_dispatch(struct x86_cpu *c)
+{
+    struct bt *t = c->bt;
+    u64 host = dispatch(t, t->exit);
+    t->slide_now = t->slide[c->tlb_set];
+    return host;
 }
 
 /* Translated code from rip on until something needs the loop. False: there is none; the interpreter's turn. */

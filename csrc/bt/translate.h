@@ -1,4 +1,4 @@
-/* What translate.c, operand.c and memory.c share: a block under translation. Owns: nothing. */
+/* What translate.c and the files it emits code with share: a block under translation. Owns: nothing. */
 #ifndef XL_BT_TRANSLATE_H
 #define XL_BT_TRANSLATE_H
 
@@ -17,31 +17,45 @@ enum recipe_kind {
  * old: flag_a has what a was before an addition (of a b that is not known). */
 struct recipe { u8 kind, op, a, b; bool has_imm, a_saved, b_saved, old; u8 size; s32 imm; u32 regs; };
 
-enum cold_kind { COLD_ACCESS, COLD_MISS /* an access that L1 was asked for in line */, COLD_SIDE /* a branch out of the middle */, COLD_EXIT, COLD_LINK, COLD_RETURN };
+enum cold_kind {
+    COLD_ACCESS, COLD_SPAN /* one that opens a span */, COLD_MISS /* L1 was asked for in line */, COLD_SIDE /* a branch out of the middle */,
+    COLD_EXIT, COLD_LINK, COLD_RETURN
+};
 struct cold {                   /* code that is rarely reached, behind the block's */
     u8 kind, size, write, aligned;
     bool restore_rcx;           /* EXIT: rcx is in r15 */
     bool shadow;                /* of the instruction, as in struct translation */
     bool switches_level;        /* EXIT: to the routine switch_level, not leave */
     u32 from;                   /* the rel32 that leads to it */
-    u32 back;                   /* ACCESS: where it goes on */
-    bool direct;                /* ACCESS: at [base + disp], for struct carry: */
+    u32 back;                   /* ACCESS, SPAN: where it goes on */
+    bool direct;                /* ACCESS: at [base + disp], for struct carry; SPAN always: */
     u8 base;                    /* host register */
-    s32 disp, bias;
-    u32 slot;                   /* ACCESS, MISS: offset in struct bt of its L0 entry, of L1's side. SIDE: instructions up to it */
+    s32 disp, bias;             /* SPAN: its lowest displacement, */
+    u16 room;                   /* and what follows that */
+    bool whole;                 /* SPAN: it begins at a multiple of 16 */
+    u32 slot;                   /* ACCESS, SPAN, MISS: offset in struct bt of its L0 entry, of L1's side (0: r14 is as it was). SIDE: instructions up to it */
     u64 target;                 /* SIDE: guest address */
     struct recipe flags;        /* FLAGS_ONLY_HERE: they are intact */
     s32 off;
     u32 again;                  /* of the instruction: as in struct translation */
     s8 k;
-    u32 exit;
+    u32 exit, misfit;           /* misfit: SPAN's second */
 };
 enum { MAX_COLD = 4 * BT_MAX_BLOCK };
 
-/* The last access's page, for accesses near by: r14 is the addend of its entry, r15 how far guest register base + bias is from the page's beginning: below 4096
- * where it is in the page. Or r15 is -1 and r14 nothing: so it is where the loop enters. Whoever uses r14 or r15 otherwise ends it (carry_end). */
+/* The last access's page, for accesses near by: r14 is the addend of its entry, r15 how far guest register base + bias is from the page's
+ * beginning: below 4096 where it is in the page. Or r15 is -1 and r14 nothing: so it is where the loop enters. Whoever uses r14 or r15
+ * otherwise ends it (carry_end). */
 struct carry { bool on, write; u8 base; s32 bias; u32 slot; };
+/* What is known of a guest register's value x: the bytes from x + low up to x + high are in one page (for stores if write) whose addend is bt->slide; whole:
+ * x + low is a multiple of 16. It needs neither r14 nor r15 and stays true until the register is changed, by whatever way the block goes on: where the loop
+ * has forgotten something, the block is not gone on with. */
+struct span { bool on, write, whole; s32 low, high; };
 struct operand { int base; s32 disp; };         /* host memory: [base + r14 + disp]; base < 0: [r14] */
+
+/* What an instruction does, as far as it matters here. access: of size bytes at guest register base + disp; keeps: neither r14 nor r15
+ * is used for anything else; step: it is the interpreter's. */
+struct near { bool access, write, aligned, branch, keeps, step; u8 base, size; s64 disp; };
 
 struct translation {
     struct emit e;
@@ -56,8 +70,15 @@ struct translation {
     u32 again;                  /* where its code begins, */
     u32 first_exit;             /* and its exits; */
     const struct x86_insn *rest;        /* the instructions behind it */
+    const struct near *rest_near;
     unsigned nr_rest;
+    bool apart;                 /* no spans: each access, or run of them, is looked up by its own entry */
     struct carry carry;
+    struct span span[R_13];     /* of guest registers */
+    struct near near[BT_MAX_BLOCK];     /* of all instructions */
+    bool slid;                  /* r14 is bt->slide */
+    bool known[R_13];           /* a register is what the CPU has now, */
+    s64 moved[R_13];            /* and this */
     struct operand operand;     /* what tr_access has found */
     struct recipe flags;
     bool lost;                  /* the host's flags are not the guest's now: tr->flags says how to get them */
@@ -84,8 +105,65 @@ static inline bool x87_has_flags(const struct x86_insn *i)
            (((i->opcode == 0xda || i->opcode == 0xdb) && reg < 4) || ((i->opcode == 0xdb || i->opcode == 0xdf) && (reg == 5 || reg == 6)));
 }
 
-u32 tr_exit(struct translation *tr, enum bt_exit_kind kind, u64 target);
-struct cold *tr_cold(struct translation *tr, enum cold_kind kind, u32 from, u32 exit);
+static inline bool is_rel(const struct x86_insn *i) { return i->op[0].kind == X86_REL; }
+static inline u64 branch_target(const struct translation *tr) { return tr->va + tr->off + tr->i->len + tr->i->imm; }
+/* The operand that is in memory, and in *number which it is; NULL: none is. */
+static inline const struct x86_operand *mem_operand(const struct x86_insn *i, unsigned *number)
+{
+    for (unsigned k = 0; k < i->nr_ops; k++)
+        if (i->op[k].kind == X86_MEM) {
+            *number = k;
+            return &i->op[k];
+        }
+    return NULL;
+}
+
+/* ---- translate.c ---- */
+enum rule {
+    STEP,                       /* the interpreter does it */
+    NOTHING,                    /* nop, prefetch */
+    SAME,                       /* no operand in memory or in a register that moves: copied with its prefixes */
+    MODIFY,                     /* memory as first operand: read and written; else read */
+    READ,                       /* memory is read */
+    MOVE,                       /* memory as first operand: written; else read */
+    BITS,                       /* as MODIFY, but a bit number in a register reaches beyond the operand */
+    LEA, PUSH, POP, LEAVE, JMP, JCC, CALL, RET, LOOP, JCXZ, DIV,
+    SYSTEM,                     /* system.c */
+    FP = 0x40, SSE = 0x80,      /* flags: uses xmm registers; computes in floating point (MXCSR) */
+    RULE = 0x3f,
+};
+/* The rule for tr->i as it stands here; STEP where the op's does not cover it. */
+enum rule tr_rule(const struct translation *tr);
+
+/* ---- route.c ---- */
+struct route {                  /* the instructions of a block: in the order of execution, as far as that can be foreseen */
+    struct x86_insn i[BT_MAX_BLOCK];
+    s16 off[BT_MAX_BLOCK + 1];  /* where each is; [nr]: where it goes on behind the last */
+    unsigned nr;
+    int low, high;              /* the bytes they are in, from the first one's address */
+};
+/* Decodes what is at `first` of a page, as far as it makes one block; unroll: a loop around the whole block as often as there is room. */
+void route_decode(const struct bt *t, const u8 *page, int first, unsigned mode, bool unroll, struct route *p);
+
+/* ---- insn.c ---- */
+/* tr->i; n: instructions up to and with it. *ended: it was a branch. */
+enum bt_treatment tr_instruction(struct translation *tr, unsigned n, bool *ended);
+void tr_push_address(struct translation *tr);   /* tr->operand := what a push writes */
+void tr_load(struct translation *tr, unsigned width, unsigned reg);     /* mov reg, operand; width: bytes, 8 or 4 */
+void tr_store(struct translation *tr, unsigned width, unsigned reg);
+void tr_store_imm(struct translation *tr, u64 imm);     /* as wide as an address */
+void tr_move_sp(struct translation *tr, s32 by);        /* the guest's rsp += by; no flag changes */
+
+/* ---- branch.c ---- */
+u32 tr_exit(struct translation *tr, enum bt_exit_kind kind, u64 target);        /* a record of a way out: its number */
+struct cold *tr_cold(struct translation *tr, enum cold_kind kind, u32 from, u32 exit);  /* code that is due behind the block's */
+/* The jump whose rel32 is at `from` leaves to the loop; goes to a guest address that is known. */
+void tr_leave_at(struct translation *tr, u32 from, enum bt_exit_kind kind, u64 target);
+void tr_go_to(struct translation *tr, u32 from, u64 target);
+void tr_take_time(struct translation *tr, unsigned n);  /* of n instructions; leaves if too little remains to promise any block its own */
+void tr_branch(struct translation *tr, enum rule rule, unsigned n);     /* tr->i, a branch, ends the block, of n instructions */
+void tr_side_code(struct translation *tr, const struct cold *c);        /* COLD_SIDE */
+void tr_return_code(struct translation *tr, const struct cold *c);      /* COLD_RETURN */
 
 /* ---- system.c ---- */
 /* A system instruction, as it stands here, can be done in line. */
@@ -98,21 +176,16 @@ bool tr_switches_level(const struct translation *tr);   /* syscall, sysret: bt_l
 void tr_address(struct translation *tr, bool segment);
 /* tr->operand := where `size` bytes of the instruction's memory operand are, for a load or store; r14 and r15 are used. */
 void tr_access(struct translation *tr, unsigned size, bool write, bool aligned);
-void tr_access_at(struct translation *tr, unsigned base, s32 disp, bool write); /* the same for what a push writes, at guest register base + disp */
-static inline void carry_end(struct translation *tr) { tr->carry.on = false; }
+/* The same for what a push writes, at guest register base + disp. */
+void tr_access_at(struct translation *tr, unsigned base, s32 disp, bool write);
+static inline void carry_end(struct translation *tr) { tr->carry.on = tr->slid = false; }
 void tr_cold_code(struct translation *tr);      /* all that is in tr->cold, also what is added meanwhile */
-
-/* ---- translate.c ---- */
-void tr_side_code(struct translation *tr, const struct cold *c);
-void tr_return_code(struct translation *tr, const struct cold *c);
-void tr_push_address(struct translation *tr);   /* tr->operand := what a push writes */
-void tr_load(struct translation *tr, unsigned width, unsigned reg);     /* mov reg, operand; width: bytes, 8 or 4 */
-void tr_store(struct translation *tr, unsigned width, unsigned reg);
 
 /* ---- flags.c ---- */
 enum flag_use { FLAGS_UNTOUCHED, FLAGS_WRITTEN /* all six, and none read */, FLAGS_USED };
 enum flag_use flags_use(const struct x86_insn *i);
-/* Before each instruction; following: accesses up to the next that writes flags, 0 flags are dead; behind: the same from the next instruction on. */
+/* Before each instruction; following: accesses up to the next that writes flags, 0 flags are dead; behind: the same from the next
+ * instruction on. */
 void flags_before(struct translation *tr, int following, int behind);
 void flags_after(struct translation *tr);
 void flags_restore(struct translation *tr);     /* the host's flags are the guest's again */
@@ -120,7 +193,7 @@ void flags_emit(struct emit *e, const struct recipe *r);        /* r15 is used *
 static inline bool flags_may_go(const struct translation *tr) { return tr->flags.kind != FLAGS_ONLY_HERE && !tr->keep; }
 
 /* ---- operand.c ---- */
-/* The instruction with its registers replaced and its memory operand, if any, at [r14]. False: it cannot be encoded; nothing was emitted. */
+/* The instruction with its registers replaced and its memory operand at [r14]. False: it cannot be encoded; nothing was emitted. */
 bool tr_can_encode(const struct translation *tr);
 void tr_encode(struct translation *tr);
 /* An instruction with tr->operand: opcode, modrm, SIB, displacement; width: bytes, 8 or 4. */
@@ -129,13 +202,13 @@ void tr_operand(struct translation *tr, unsigned width, u8 opcode, unsigned reg)
 unsigned tr_get(struct translation *tr, unsigned n, unsigned scratch);
 void tr_set(struct translation *tr, unsigned n, unsigned from);
 
-
 /* ---- near.c ---- */
 enum { NEAR = 1024 };           /* bytes between the first access of a run and any other */
 struct run { s32 low; bool write; };    /* the lowest displacement, as of now; there are stores */
-struct near { bool access, write, branch; u8 base; s64 disp; }; /* what an instruction does, as far as it matters here */
-bool tr_near(struct translation *tr, const struct x86_insn *i, struct near *n); /* translate.c. False: it ends a run */
-struct run near_run(struct translation *tr, unsigned base, s32 disp, bool write);       /* of the access that tr->i makes there, and those behind it */
-void near_after(struct translation *tr);        /* tr->i has been done: what that makes of tr->carry */
+void tr_near(const struct translation *tr, struct near *n);      /* of tr->i; insn.c */
+/* Of the access that tr->i makes there, and those behind it. */
+struct run near_run(struct translation *tr, unsigned base, s32 disp, bool write);
+struct span near_span(struct translation *tr, unsigned base, s32 disp, unsigned size, bool write, bool aligned);
+void near_after(struct translation *tr);        /* tr->i has been done: what that makes of tr->carry and tr->span */
 
 #endif

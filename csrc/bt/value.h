@@ -1,6 +1,7 @@
 /* Symbolic values: what a host register holds, in terms of the guest's state before an instruction.
  *
- * Owns: struct values, a pool in which equal values have equal numbers (so that == compares them). Used by: verify.c alone. No locks.
+ * Owns: struct values, a pool in which equal values have equal numbers (so that == compares them). Used by: the verifier alone (verify.h).
+ * No locks.
  *
  * A value is an atom or a sum of atoms, each shifted left, and a constant. Atoms: see enum value_kind. Arithmetic is modulo 2^64.
  */
@@ -26,14 +27,15 @@ enum value_kind {
     VAL_L1_INDEX,               /* page number of term[0] modulo L1's size, times 8 */
     VAL_ROTATED,                /* term[0] rotated right by n */
     VAL_FLAGS,                  /* the guest's flags in rax: n 1 ah, 2 al too (lahf, seto), 3 with OF in the host's (add al, 7fh) */
-    VAL_DONE,                   /* term[0] with something added or subtracted (verify.c, makes_flags) */
-    VAL_CARRIED_NEGATED, VAL_CARRIED_ADDEND,    /* of the entry that an instruction before has used (verify.h, struct carried); n: it is for stores */
+    VAL_DONE,                   /* term[0] with something added or subtracted (verify_inserted.c, remakes) */
+    VAL_CARRIED_NEGATED, VAL_CARRIED_ADDEND,    /* of the entry that an instruction before has used (struct carried); n: it is for stores */
     VAL_CPU,                    /* field of struct x86_cpu at offset n before the instruction; width: bytes */
     VAL_MASKED,                 /* bits n of term[0], in their places */
     VAL_DEPOSIT,                /* low bits of term[0] in the places that n has */
     VAL_NOT,                    /* complement of term[0] */
+    VAL_SPAN,                   /* negated page of number n >> 1 of struct spans, for stores if n is odd */
     VAL_HOST_FLAGS,             /* what pushfq has pushed, while the arithmetic flags were the guest's */
-    VAL_L1_NEGATED, VAL_L1_ADDEND,      /* what the lookup number n (verify.c) found for the linear address term[0] */
+    VAL_L1_NEGATED, VAL_L1_ADDEND,      /* what the lookup number n (verify_jump.c) found for the linear address term[0] */
 };
 
 enum { VALUE_TERMS = 6, NR_VALUES = 512 };

@@ -3,6 +3,9 @@
 
 #if defined(__x86_64__)
 
+/* What the lookup found that gave this VAL_L1_NEGATED. */
+static value addend_of(struct values *v, const struct value_node *n) { return value_atom(v, VAL_L1_ADDEND, n->term[0], n->n, n->width); }
+
 /* ---- fields of struct bt ----------------------------------------------------------------------------------------- */
 
 static int own_of(u32 field)
@@ -12,6 +15,24 @@ static int own_of(u32 field)
     return field == GS(tmp) ? OWN_TMP : field == GS(tmp2) ? OWN_TMP2 : field == GS(entry) ? OWN_ENTRY : field == GS(left) ? OWN_LEFT :
            field == GS(flag_a) ? OWN_FLAG_A : field == GS(flag_b) ? OWN_FLAG_B : -1;
 }
+
+/* The entry without addend that this field is: of the block's own set. */
+static bool is_slid_entry(const struct check *c, u32 field, bool *write)
+{
+    u32 half = L0 * 8, off = field - GS(slid) - (c->b->context & CTX_SET) * 2 * half;
+    *write = off >= half;
+    return off < 2 * half && off % 8 == 0;
+}
+
+static value slid_entry(struct check *c, const struct path *p, u32 field)
+{
+    for (unsigned k = p->nr_slid; k-- > 0; )
+        if (p->slid[k].at == field)
+            return p->slid[k].x;
+    return value_atom(&c->values, VAL_FIELD, 0, field, 8);
+}
+
+value verify_slide(struct check *c) { return value_atom(&c->values, VAL_FIELD, 0, GS(slide) + 8 * (c->b->context & CTX_SET), 8); }
 
 /* The L0 entry that has this field, as its offset, or 0; *write: which half, *addend: which word. Of the block's own set only. */
 static u32 slot_of(const struct check *c, u32 field, bool *write, bool *addend)
@@ -36,6 +57,10 @@ bool verify_read_field(struct check *c, struct path *p, u32 field, value *out)
     u32 slot = slot_of(c, field, &write, &addend);
     if (own >= 0)
         *out = p->own[own];
+    else if (field == GS(slide) + 8 * (c->b->context & CTX_SET))
+        *out = verify_slide(c);
+    else if (is_slid_entry(c, field, &write))
+        *out = slid_entry(c, p, field);
     else if (slot && slot == p->slot)
         *out = addend ? p->slot_addend : p->slot_negated;
     else if (slot || field == GS(x87_out) || field == GS(seg_base) || field == GS(seg_base) + 8 || field == GS(cpu))
@@ -48,7 +73,7 @@ bool verify_read_field(struct check *c, struct path *p, u32 field, value *out)
 bool verify_write_field(struct check *c, struct path *p, u32 field, value x)
 {
     int own = own_of(field);
-    bool write, addend;
+    bool write = false, addend = false;
     u32 slot = slot_of(c, field, &write, &addend);
     struct values *v = &c->values;
     if (own == OWN_LEFT) {
@@ -75,9 +100,17 @@ bool verify_write_field(struct check *c, struct path *p, u32 field, value x)
         p->ip_set = true;
         return true;
     }
+    const struct value_node *n = &v->v[x];
+    bool for_write;
+    if (is_slid_entry(c, field, &for_write)) {
+        if (p->nr_slid == ARRAY_SIZE(p->slid))
+            return verify_refuse(c, "too many entries are replaced");
+        p->slid[p->nr_slid++] = (struct written){ field, x };
+        return (n->kind == VAL_L1_NEGATED && (bool)(n->width & 32) == for_write && facts_have(p, SLIDE, addend_of(v, n))) ||
+               verify_refuse(c, "an entry for pages that have bt->slide gets one that has not");
+    }
     if (!slot)
         return verify_refuse(c, "writes a field that is not translated code's");
-    const struct value_node *n = &v->v[x];
     if (n->kind != (addend ? VAL_L1_ADDEND : VAL_L1_NEGATED) || (bool)(n->width & 32) != write)
         return verify_refuse(c, "an L0 entry gets what no lookup of its kind has found");
     if (p->slot && p->slot != slot && !(p->slot_negated && p->slot_addend && v->v[p->slot_negated].n == v->v[p->slot_addend].n))
@@ -96,6 +129,17 @@ bool verify_slot_is_whole(const struct check *c, const struct path *p)
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
+/* A fact about a sum: it is at most *most, and a multiple of 16 if *whole. 0: none of that kind. */
+static value at_most(const struct check *c, const struct fact *f, u64 *most, bool *whole)
+{
+    const struct value_node *n = &c->values.v[f->of];
+    if (f->kind != BELOW)
+        return 0;
+    *whole = n->kind == VAL_ROTATED && n->n == 4 && f->n < 1ul << 60;   /* else its highest four bits would not be 0 */
+    *most = *whole ? 16 * f->n : f->n;
+    return *whole ? n->term[0] : f->of;
+}
+
 /* Tests have shown that all of `size` bytes from lin are in the page of the entry with this negated field, and lin a multiple of align. */
 static bool tested(struct check *c, const struct path *p, value negated, value lin, unsigned size, unsigned align)
 {
@@ -104,13 +148,15 @@ static bool tested(struct check *c, const struct path *p, value negated, value l
     for (unsigned k = 0; first && k < p->nr_facts; k++) {
         const struct fact *f = &p->fact[k];
         const struct value_node *n = &c->values.v[f->of];
-        value of = f->of;
-        u64 clear = f->kind == CLEAR ? f->n : 0, page = ~(u64)(PAGE_SIZE - 1);
+        u64 clear = f->kind == CLEAR ? f->n : 0, page = ~(u64)(PAGE_SIZE - 1), apart, most;
+        bool whole;
+        value of = at_most(c, f, &most, &whole);
+        if (of && value_apart(&c->values, first, of, &apart) && apart <= PAGE_SIZE && most <= PAGE_SIZE && most + apart + size <= PAGE_SIZE &&
+            (align <= 1 || (whole && apart % align == 0)))
+            return true;
+        of = f->of;
         if (f->kind == ZERO && n->kind == VAL_PEXT && n->width == 8)
             of = n->term[0], clear = mask_at(c, (u32)n->n);
-        u64 apart;
-        if (f->kind == BELOW && align <= 1 && value_apart(&c->values, first, of, &apart) && apart <= PAGE_SIZE && f->n + apart + size <= PAGE_SIZE)
-            return true;
         if ((clear & page) != page)
             continue;
         if (of == first && (clear & (size - 1)) == size - 1)    /* aligned, so that no byte is in another page */
@@ -119,6 +165,93 @@ static bool tested(struct check *c, const struct path *p, value negated, value l
         last_in |= of == last;
     }
     return align <= 1 && first_in && last_in;
+}
+
+/* x is the negated address of a page that has bt->slide; *write: for stores. */
+static bool is_slid(struct check *c, const struct path *p, value x, bool *write)
+{
+    const struct value_node n = c->values.v[x];
+    u32 half = L1 * 8, off = (u32)n.n - GS(l1_slid) - (c->b->context & CTX_SET) * 2 * half;
+    switch (n.kind) {
+    case VAL_SPAN:
+        return *write = n.n & 1, true;
+    case VAL_FIELD:
+        return is_slid_entry(c, (u32)n.n, write);
+    case VAL_L1_NEGATED:
+        return *write = n.width & 32, facts_have(p, SLIDE, addend_of(&c->values, &n));
+    case VAL_INDEXED:
+        return *write = off == half, c->values.v[n.term[0]].kind == VAL_L1_INDEX && (off == 0 || off == half);
+    default:
+        return false;
+    }
+}
+
+/* The same of a sum's term: *rest is the sum without it. 0: it has none. */
+static value slid_in(struct check *c, const struct path *p, value sum, bool *write, value *rest)
+{
+    struct value_node n = c->values.v[sum];
+    for (unsigned k = 0; n.kind == VAL_SUM && k < n.nr; k++)
+        if (!n.shift[k] && is_slid(c, p, n.term[k], write) && value_without(&c->values, sum, n.term[k], rest))
+            return n.term[k];
+    return 0;
+}
+
+/* Tests have shown the same for a page that has bt->slide. */
+static bool tested_slid(struct check *c, const struct path *p, value lin, unsigned size, bool write, unsigned align)
+{
+    for (unsigned k = 0; k < p->nr_facts; k++) {
+        const struct fact *f = &p->fact[k];
+        bool for_write = false;
+        value rest, of = c->values.v[f->of].kind == VAL_ROTATED ? c->values.v[f->of].term[0] : f->of, negated = slid_in(c, p, of, &for_write, &rest);
+        if (negated && for_write >= write && tested(c, p, negated, lin, size, align))
+            return true;
+    }
+    return false;
+}
+
+void verify_spans_start(struct check *c, struct path *p)
+{
+    for (unsigned k = 0; k < c->spans.nr; k++) {
+        const struct known_span *s = &c->spans.of[k];
+        value of = value_add(&c->values, guest(c, s->base), value_atom(&c->values, VAL_SPAN, 0, k << 1 | s->write, 0), 0, s->low);
+        facts_add(c, p, BELOW, s->whole ? value_atom(&c->values, VAL_ROTATED, of, 4, 0) : of, s->whole ? s->most / 16 : s->most);
+    }
+}
+
+static bool implied(const struct spans *by, const struct known_span *s)
+{
+    for (unsigned k = 0; k < by->nr; k++)
+        if (!memcmp(&by->of[k], s, sizeof *s))
+            return true;
+    return false;
+}
+
+void verify_spans(struct check *c, const struct path *p, bool back)
+{
+    struct spans now = { .nr = 0, .slid = back || p->reg[R_14] == verify_slide(c) }, *to = &c->to.spans;
+    memset(now.of, 0, sizeof now.of);
+    for (unsigned k = 0; p && c->g && k < p->nr_facts; k++) {
+        u64 most, low;
+        bool whole, write;
+        value rest, of = at_most(c, &p->fact[k], &most, &whole);
+        if (!of || !slid_in(c, p, of, &write, &rest))
+            continue;
+        for (unsigned base = 0; base < R_13; base++)
+            if (now.nr < MAX_SPANS && value_apart(&c->values, rest, verify_behind(c, base), &low)) {
+                struct known_span *s = &now.of[now.nr++];
+                s->base = (u8)base, s->write = write, s->whole = whole, s->low = low, s->most = most;
+            }
+    }
+    if (!c->to.spanned) {
+        *to = now;
+    } else {
+        unsigned nr = 0;
+        for (unsigned k = 0; k < to->nr; k++)
+            if (implied(&now, &to->of[k]))
+                to->of[nr++] = to->of[k];
+        to->nr = nr, to->slid &= now.slid;
+    }
+    c->to.spanned = true;
 }
 
 /* `address` is that of `size` bytes of guest memory, for a store if write, a multiple of `align`: *lin := their linear address. */
@@ -153,6 +286,8 @@ bool verify_access(struct check *c, const struct path *p, value address, unsigne
                 return verify_refuse(c, "a store through an entry for loads");
             return tested(c, p, entry, rest, size, align) || verify_refuse(c, "no test shows that all bytes are in the entry's page");
         }
+        if (sum.term[k] == verify_slide(c))
+            return tested_slid(c, p, *lin, size, write, align) || verify_refuse(c, "no test shows that all bytes are in a page that has bt->slide");
         if (addend.kind != VAL_FIELD || !verify_entry(c, (u32)addend.n, &for_write))
             continue;
         if (write && !for_write)

@@ -64,13 +64,12 @@ static bool has_implicit(const struct x86_insn *g)
     return x86_forms[g->form].op == &x86_op_imul && g->nr_ops == 1;
 }
 
-/* What guest register n is behind the instruction, in terms of what was before; 0: not known. */
-static value after(struct check *c, const struct path *p, unsigned n)
+value verify_behind(struct check *c, unsigned n)
 {
     const struct x86_insn *g = c->g;
     const struct x86_op *op = x86_forms[g->form].op;
     if (!c->effect.act)
-        return home(p, n);
+        return c->effect.reg[n] ? c->effect.reg[n] : guest(c, n);
     if (has_implicit(g) && (n == R_AX || n == R_CX || n == R_DX))
         return 0;
     if (!c->effect.reg[n])
@@ -86,7 +85,7 @@ void verify_carry(struct check *c, const struct path *p)
     struct carried k = { .on = false };
     const struct value_node *a = &v->v[p->reg[R_14]];
     value negated = 0, rest;
-    if (p->reg[R_15] == value_const(v, ~0ul) && !p->reg[R_14])
+    if (p->reg[R_15] == value_const(v, ~0ul) && p->reg[R_14] == verify_slide(c))
         return;                         /* where the loop came in: goes with any */
     if (a->kind == VAL_FIELD && verify_entry(c, (u32)a->n, &k.write))
         negated = value_atom(v, VAL_FIELD, 0, a->n - 8, 8);
@@ -97,17 +96,17 @@ void verify_carry(struct check *c, const struct path *p)
     if (c->g && negated && value_without(v, p->reg[R_15], negated, &rest)) {
         bool stack = !x86_has_mem(c->g);
         k.base = c->carried.on ? c->carried.base : stack ? R_SP : c->g->base;
-        k.on = k.base < R_13 && value_apart(v, rest, after(c, p, k.base), &k.bias);
+        k.on = k.base < R_13 && value_apart(v, rest, verify_behind(c, k.base), &k.bias);
         if (!k.on) {                    /* a new run, or none */
             k.base = stack ? R_SP : c->g->base;
-            k.on = k.base < R_13 && value_apart(v, rest, after(c, p, k.base), &k.bias);
+            k.on = k.base < R_13 && value_apart(v, rest, verify_behind(c, k.base), &k.bias);
         }
     }
     if (!k.on)
         k = (struct carried){ .on = false };
-    if (c->carries && (c->next_carried.on != k.on || c->next_carried.write != k.write || c->next_carried.base != k.base || c->next_carried.bias != k.bias))
+    if (c->to.carries && (c->to.carried.on != k.on || c->to.carried.write != k.write || c->to.carried.base != k.base || c->to.carried.bias != k.bias))
         k = (struct carried){ .on = false };
-    c->next_carried = k, c->carries = true;
+    c->to.carried = k, c->to.carries = true;
 }
 
 void verify_path_start(struct check *c, struct path *p, bool carried)
@@ -121,13 +120,15 @@ void verify_path_start(struct check *c, struct path *p, bool carried)
     p->own[OWN_LEFT] = value_atom(&c->values, VAL_FIELD, 0, GS(left), 8);
     p->own[OWN_FLAG_A] = value_atom(&c->values, VAL_FIELD, 0, GS(flag_a), 8);
     p->own[OWN_FLAG_B] = value_atom(&c->values, VAL_FIELD, 0, GS(flag_b), 8);
-    p->reg[R_SP] = p->reg[R_14] = 0;
+    p->reg[R_SP] = 0;
+    p->reg[R_14] = !carried || c->spans.slid ? verify_slide(c) : 0;
     p->reg[R_15] = carried ? 0 : value_const(&c->values, ~0ul);
     if (carried && c->carried.on) {
         value negated = value_atom(&c->values, VAL_CARRIED_NEGATED, 0, c->carried.write, 0);
         p->reg[R_14] = value_atom(&c->values, VAL_CARRIED_ADDEND, 0, c->carried.write, 0);
         p->reg[R_15] = value_add(&c->values, guest(c, c->carried.base), negated, 0, c->carried.bias);
     }
+    verify_spans_start(c, p);
 }
 
 /* Nothing has happened yet: the instruction can begin again, or be left to the interpreter. */
@@ -181,6 +182,15 @@ value verify_linear(struct check *c, bool segment)
     if (segment && (g->mem_seg == X86_FS || g->mem_seg == X86_GS))
         a = fits(c, value_add(v, a, value_atom(v, VAL_FIELD, 0, GS(seg_base) + 8 * (u32)(g->mem_seg - X86_FS), 8), 0, 0));
     return a;
+}
+
+value verify_stored_at(struct check *c)
+{
+    const struct effect *f = &c->effect;
+    for (unsigned k = 0; f->act && !f->forbidden && k < 2 && k < c->g->nr_ops; k++)
+        if (c->g->op[k].kind == X86_MEM && f->act_flags & (k ? W1 : W0))
+            return verify_linear(c, true);
+    return f->store_at;
 }
 
 static value loaded(struct check *c, value at) { return value_atom(&c->values, VAL_LOADED, at, 0, verify_width(c)); }

@@ -57,7 +57,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Way:
-    """A way out of a block: ``kind`` (chain, link, next, miss, step, branch, time), the guest instruction or target, what it is, and where
+    """A way out of a block: ``kind`` (chain, link, next, miss, step, branch, time, misfit), the guest instruction or target, what it is, and where
     it leads. ``brief``: ``text`` for where room is short."""
 
     number: int
@@ -113,8 +113,8 @@ class Block:
 
     def others(self) -> str:
         """The other ways out, counted: ``"5 accesses may miss, 1 instruction is left to the interpreter"``."""
-        count = {kind: sum(way.kind == kind for way in self.ways) for kind in ("miss", "step", "branch", "time")}
-        words = {"miss": ("access may miss", "accesses may miss"), "step": ("way to the interpreter", "ways to the interpreter"),
+        count = {kind: sum(way.kind == kind for way in self.ways) for kind in ("miss", "misfit", "step", "branch", "time")}
+        words = {"miss": ("access may miss", "accesses may miss"), "misfit": ("span may not fit", "spans may not fit"), "step": ("way to the interpreter", "ways to the interpreter"),
                  "branch": ("branch may be left to the interpreter", "branches may be left to the interpreter"),
                  "time": ("check of the budget", "checks of the budget")}
         return ", ".join(f"{n} {words[kind][n != 1]}" for kind, n in count.items() if n)

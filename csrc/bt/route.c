@@ -1,0 +1,60 @@
+/* Which instructions a block is made of.
+ *
+ * Owns: the way a block takes through its page (struct route). Called by: translate.c. No locks. It goes by the bytes and the ops' rules
+ * alone: nothing is emitted here.
+ */
+#include "bt/translate.h"
+#include "x86/decode.h"
+
+#if defined(__x86_64__)
+
+enum { FOLLOW = 512 };           /* bytes that a jump may skip and still be followed: they become the block's too */
+
+static bool visits(const struct route *p, s64 off)
+{
+    for (unsigned k = 0; k < p->nr; k++)
+        if (p->off[k] == off)
+            return true;
+    return false;
+}
+
+/* Up to a branch that leads nobody knows where. Followed are conditional branches, as not taken, unless they close a loop; jumps to what is
+ * near; and if `unroll`, the branch that closes a loop around the whole block, for as often as there is room. */
+void route_decode(const struct bt *t, const u8 *page, int first, unsigned mode, bool unroll, struct route *p)
+{
+    int at = 0, from = -first, end = PAGE_SIZE - first;
+    unsigned max = t->options & BT_ONE ? 1 : BT_MAX_BLOCK, once = 0;
+    p->nr = 0, p->low = p->high = 0;
+    while (p->nr < max) {
+        int left = end - at;
+        struct x86_insn *i = &p->i[p->nr];
+        if (once && p->nr >= once)
+            *i = p->i[p->nr - once];
+        else if (left <= 0 || x86_decode(i, page + first + at, left < 15 ? (unsigned)left : 15, mode, t->features) <= 0)
+            break;
+        p->off[p->nr++] = (s16)at;
+        p->low = at < p->low ? at : p->low;
+        at += i->len;
+        p->high = at > p->high ? at : p->high;
+        if (!(x86_forms[i->form].attr & F_BRANCH))
+            continue;
+        u8 rule = t->form_rule[i->form];
+        s64 to = at + (s64)i->imm;
+        bool jump = rule == JMP && i->op[0].kind == X86_REL;
+        if (mode == 32 && i->size != 4)
+            break;                      /* cuts the address to 16 bits */
+        if ((rule == JCC || jump) && !to && unroll) {
+            once = once ? once : p->nr;
+            if (p->nr + once > max)
+                break;
+            at = 0;
+        } else if (jump && to >= from && to < end && to >= at - FOLLOW && to < at + FOLLOW && (once || !visits(p, to))) {
+            at = (int)to;
+        } else if (rule != JCC || !i->imm || (!once && visits(p, to))) {
+            break;
+        }
+    }
+    p->off[p->nr] = (s16)at;
+}
+
+#endif
