@@ -28,9 +28,9 @@ static void empty_l0(struct bt *t, unsigned set, bool write)
         t->l0[set][write][n] = (struct bt_entry){ -t->poison, (u64)t->nowhere - t->poison }, t->slid[set][write][n] = -t->poison;
 }
 
-/* What an entry of L1 that is for no page has for it; n: [set][write][n]. 0 is for page 0, and so for none but where page 0's entry is: most of the tables
- * is memory that was never touched. */
-static u64 no_page(const struct bt *t, unsigned n) { return n % L1 ? 0 : -t->poison; }
+/* What an entry of L1 that is for no page has for it; n: [set][write][n]. 0 is for page 0, and so for none but where that page's entry is, or the last's, whose
+ * operands may end in page 0: most of the tables is memory that was never touched. */
+static u64 no_page(const struct bt *t, unsigned n) { return (n + 1) % L1 > 1 ? 0 : -t->poison; }
 
 static void empty_l1(struct bt *t, unsigned n)
 {
@@ -420,8 +420,10 @@ bool bt_create(struct x86_cpu *c, unsigned options)
     t->level_switch = (u64)(uintptr_t)bt_level_switch;
     t->tlb_used[0] = t->tlb_used[1] = true;
     t->nr_jump_filled = FILLED + 1;     /* bt_forget empties all */
-    for (unsigned side = 0; side < 4; side++)
+    for (unsigned side = 0; side < 4; side++) {
         note_filled(t->l1_filled, &t->nr_l1_filled, side * L1);
+        note_filled(t->l1_filled, &t->nr_l1_filled, side * L1 + L1 - 1);
+    }
     bt_rules(t);
     bt_forget(t);
     t->stats.flushes = 0;

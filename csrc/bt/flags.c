@@ -216,7 +216,7 @@ void flags_before(struct translation *tr, int following, int behind)
         tr->keep = !save_operands(tr, written(tr->i));
     if (tr->keep) {
         flags_restore(tr);
-    } else if (tr->flags.kind == FLAGS_ONLY_HERE && following >= 2) {
+    } else if (tr->flags.kind == FLAGS_ONLY_HERE && following >= (tr->opens ? 1 : 2)) {
         save(tr);
     }
     bool in_use = !tr->keep && (tr->flags.a_saved || tr->flags.old || tr->flags.kind == FLAGS_OF_SHIFT);

@@ -60,7 +60,7 @@ struct bt_exit {
     u8 size, write;             /* MISS: bytes. BRANCH to switch_level: 1: sysret */
     u8 align;                   /* MISS: it must be aligned */
     bool early;                 /* MISS: it only loads; the lookup is for a store behind it */
-    bool opens;                 /* MISS: accesses behind it rely on its span */
+    bool opens;                 /* MISS: accesses behind it rely on its span, so that nothing goes on behind the instruction */
     bool drops;                 /* STEP: behind it nothing is taken for granted of pages and registers */
     bool slid;                  /* MISS: only a page that has bt->slide will do */
     bool shadow;                /* TIME, BRANCH: the instruction, which has not happened, follows a sti in line */

@@ -151,6 +151,8 @@ static void access_scratch(struct translation *tr, unsigned size, bool write, bo
 /* Jumps if r15, a distance from a page's beginning, is no place for a span of `room` bytes; whole: also if it is no multiple of 16. */
 static u32 e_unless_fits(struct emit *e, unsigned room, bool whole)
 {
+    if (whole && room == 16)
+        return e_unless_in_page(e, SCRATCH2, 0, true);
     if (whole)
         e_bytes(e, (const u8[]){ 0xc4, 0x43, 0xfb, 0xf0, 0xff, 4 }, 6);     /* rorx r15, r15, 4: what is no multiple becomes huge */
     return e_unless_in_page(e, SCRATCH2, whole ? (PAGE_SIZE - room) / 16 : PAGE_SIZE - room, false);

@@ -165,7 +165,7 @@ static void emit_block(struct translation *tr, const struct route *route, const 
         tr->i = &insns[n], tr->bytes = copy + (int)(tr->va % PAGE_SIZE) + tr->off, tr->k = (s8)n, tr->again = e->at;
         m->code = e->at, m->off = (s16)tr->off, m->len = insns[n].len;
         tr->last = n + 1 == nr;
-        tr->step = tr->near[n].step;
+        tr->step = tr->near[n].step, tr->opens = tr->near[n].access && !tr->apart;
         if (tr->t->form_rule[insns[n].form] == JCC && !tr->step && n + 1 < nr) {
             u64 behind = tr->va + tr->off + insns[n].len;
             bool taken = tr->va + route->off[n + 1] != behind;
@@ -189,8 +189,11 @@ static void emit_block(struct translation *tr, const struct route *route, const 
         near_after(tr);
         if (!ended)
             flags_after(tr);
-        for (u32 x = first; x < t->nr_exits && !ended; x++)
-            t->exits[x].behind = t->exits[x].opens || t->exits[x].kind == EXIT_MISFIT ? 0 : e->at;
+        bool opened = false;            /* what the interpreter does in the place of an instruction that opens a span does not open it */
+        for (u32 x = first; x < t->nr_exits; x++)
+            opened |= t->exits[x].opens;
+        for (u32 x = first; x < t->nr_exits && !ended && !opened; x++)
+            t->exits[x].behind = e->at;
         tr->shadow = m->treatment == BT_INLINE && x86_forms[insns[n].form].op == &x86_op_sti;
     }
     tr->off = route->off[nr];

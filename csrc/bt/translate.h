@@ -86,6 +86,7 @@ struct translation {
     bool last;                  /* the instruction under way is the block's last */
     bool shadow;                /* it follows a sti in line */
     bool step;                  /* the instruction under way is the interpreter's */
+    bool opens;                 /* it can open a span */
     bool x87;                   /* the x87's registers are the guest's here */
     bool keep;                  /* the instruction under way needs them: inserted code may not touch them */
     struct cold cold[MAX_COLD];

@@ -133,6 +133,8 @@ bool verify_slot_is_whole(const struct check *c, const struct path *p)
 static value at_most(const struct check *c, const struct fact *f, u64 *most, bool *whole)
 {
     const struct value_node *n = &c->values.v[f->of];
+    if (f->kind == CLEAR && (f->n | (PAGE_SIZE - 1)) == ~0ul)
+        return *whole = f->n % 16 == 15, *most = ~f->n, f->of;
     if (f->kind != BELOW)
         return 0;
     *whole = n->kind == VAL_ROTATED && n->n == 4 && f->n < 1ul << 60;   /* else its highest four bits would not be 0 */
