@@ -26,6 +26,7 @@ PR_SET_MDWE, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 65, 38, 22
 SYS_mmap, SYS_mprotect, PROT_EXEC = 9, 10, 4
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 _libc = ctypes.CDLL(None, use_errno=True)
+ctypes.CDLL("libgcc_s.so.1")          # which the C library would load when a thread ends, and abort where it may not
 
 
 def prctl(*words: int) -> None:
