@@ -83,9 +83,10 @@ static void e_vectors(struct emit *e, bool store, unsigned base)
         e_patch(e, same, e->at);
 }
 
-/* Floating point, all of it if the x87 was live when code was left, else the vectors. rcx is used. */
+/* Floating point, all of it if the x87 was live when code was left, else the vectors, which need not be stored if no block has changed them. rcx is used. */
 static void e_floating(struct emit *e, bool store, unsigned base)
 {
+    u32 same = 0;
     e_load(e, R_CX, GS(x87_out));
     u32 live = e_jrcxz(e), out = e_jmp_later(e), done;
     e_here(e, live);
@@ -99,8 +100,15 @@ static void e_floating(struct emit *e, bool store, unsigned base)
     }
     done = e_jmp_later(e);
     e_patch(e, out, e->at);
+    if (store) {
+        e_load(e, R_CX, GS(vectors));
+        e_bytes(e, (const u8[]){ 0x85, 0xc9 }, 2);              /* test ecx, ecx */
+        same = e_jcc_later(e, 4);
+    }
     e_vectors(e, store, base);
     e_patch(e, done, e->at);
+    if (store)
+        e_patch(e, same, e->at);
 }
 
 /* Called in a block's first x87 instruction if x87_out. r14 is used; no flag changes. */

@@ -7,7 +7,7 @@
 #define ARRAY(name) { offsetof(struct bt, name), sizeof_field(struct bt, name), sizeof_field(struct bt, name[0]), #name }
 static const struct { u32 at, bytes, each; const char *name; } FIELDS[] = {
     F(left), F(tmp), F(tmp2), ARRAY(hi), F(lin), F(entry), F(exit), F(flags), F(host_mxcsr), F(cpu), F(mask_page), F(mask_aligned), F(mask_l1), F(mask_jump),
-    F(mask_sign), F(mask_sign32), ARRAY(mask_size), F(saved_flags), F(sti_flags), F(flag_a), F(bottom), F(flag_b), ARRAY(mask_flags), F(x87_out), F(x87_ip),
+    F(mask_sign), F(mask_sign32), ARRAY(mask_size), F(saved_flags), F(sti_flags), F(flag_a), F(bottom), F(flag_b), ARRAY(mask_flags), F(x87_out), F(vectors), F(x87_ip),
     F(host_fcw), ARRAY(link), ARRAY(slide), F(slide_now),
 };
 

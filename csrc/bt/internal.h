@@ -122,6 +122,7 @@ struct bt {
     u64 dispatch, level_switch; /* addresses of bt_dispatch, bt_level_switch */
     u64 x87_out;                /* 0: the host's x87 registers are the guest's now; 1: they are in cpu->fx */
     u64 x87_ip;                 /* what fx.fip is to be */
+    u64 vectors;                /* 0: xmm registers and MXCSR are what cpu->fx has; a block that may change them says 1 */
     u32 host_fcw;
     u64 slide[2], slide_now;    /* by TLB set: the addend that most pages have; that of the set in use */
     u64 mask_page, mask_aligned, mask_l1, mask_jump, mask_sign, mask_sign32;    /* for pext */

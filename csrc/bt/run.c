@@ -112,6 +112,13 @@ static inline u64 go(struct bt *t, u64 host, s64 k)
     return host;
 }
 
+/* The same at a block's beginning. The routine that enters has xmm registers as cpu->fx has them. */
+static inline u64 begin(struct bt *t, u64 host)
+{
+    t->vectors = 0;
+    return go(t, host, 0);
+}
+
 /* The block at rip, or the one of those that are apart, translated if need be. 0: the interpreter's turn. */
 static u32 block_at_rip(struct bt *t, bool apart)
 {
@@ -158,10 +165,10 @@ static u64 next_block(struct bt *t)
     if (t->jump_context[set] == context && c->limit - c->retired >= BT_MAX_BLOCK) {
         u64 host = bt_jump_find(t, set, c->r[X86_RIP]);
         if (host)
-            return go(t, host, 0);
+            return begin(t, host);
     }
     u32 b = block_at_rip(t, false);
-    return b ? go(t, bt_host_address(t, t->block[b].code), 0) : 0;
+    return b ? begin(t, bt_host_address(t, t->block[b].code)) : 0;
 }
 
 /* The access that x stands for, if the TLB has it: true if L1 has it now too. */
@@ -270,7 +277,7 @@ static u64 settled_block(struct bt *t)
 {
     settle(t);
     u32 b = can_translate(t->cpu) ? block_at_rip(t, false) : 0;
-    return b ? go(t, bt_host_address(t, t->block[b].code), 0) : 0;
+    return b ? begin(t, bt_host_address(t, t->block[b].code)) : 0;
 }
 
 /* Another one takes block b's place. */
@@ -310,7 +317,7 @@ static u64 misfit(struct bt *t, u32 n)
         replace(t, b, block->unrolled, true);
     settle(t);                          /* a page may be code only now */
     b = block_at_rip(t, true);
-    return b ? go(t, bt_host_address(t, t->block[b].code), 0) : interpret_one(t);
+    return b ? begin(t, bt_host_address(t, t->block[b].code)) : interpret_one(t);
 }
 
 /* An access that L1 does not have. Looking a page up may grant a right to write that another CPU's store has set free, by taking the page's claims away: what
@@ -345,7 +352,7 @@ static u64 connect(struct bt *t, u32 n)
         return 0;
     if (b == x.block && x.kind == EXIT_CHAIN && !t->block[b].unrolled) {
         if (++t->block[b].rounds < HOT)
-            return go(t, bt_host_address(t, t->block[b].code), 0);
+            return begin(t, bt_host_address(t, t->block[b].code));
         t->block[b].unrolled = true;    /* once is enough */
         replace(t, b, true, t->block[b].apart);
         return settled_block(t);
@@ -356,7 +363,7 @@ static u64 connect(struct bt *t, u32 n)
         else
             bt_link_fill(t, x.patch, t->block[b].code);
     }
-    return go(t, bt_host_address(t, t->block[b].code), 0);
+    return begin(t, bt_host_address(t, t->block[b].code));
 }
 
 /* What the exit that was taken, number n, asks for. */

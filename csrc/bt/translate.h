@@ -88,6 +88,7 @@ struct translation {
     bool step;                  /* the instruction under way is the interpreter's */
     bool opens;                 /* it can open a span */
     bool x87;                   /* the x87's registers are the guest's here */
+    bool vectors;               /* bt->vectors is 1 here */
     bool keep;                  /* the instruction under way needs them: inserted code may not touch them */
     struct cold cold[MAX_COLD];
     unsigned nr_cold;

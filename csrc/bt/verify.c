@@ -39,8 +39,11 @@ static bool act(struct check *c, struct path *p, const struct x86_insn *h, const
     u8 flags = c->effect.act_flags;
     if (p->acted)
         return verify_refuse(c, "the instruction is done twice");
-    if (flags & X87 && !p->x87)
+    if (flags & X87 && !(p->live & LIVE_X87))
         return verify_refuse(c, "the x87's registers may not be the guest's");
+    for (unsigned k = 0; k < g->nr_ops; k++)
+        if (g->op[k].kind == X86_XMM && !p->live)
+            return verify_refuse(c, "nobody knows that xmm registers change");
     if (p->flags != FL_GUEST && !(flags & (KEEPS | SETS)))
         return verify_refuse(c, "the instruction uses flags that are lost");
     if (!(flags & KEEPS))
@@ -84,7 +87,7 @@ bool verify_follow(struct check *c, struct path p, u32 at)
             verify_carry(c, &p);
             verify_spans(c, &p, false);
             c->to.kept &= verify_kept(c, &p);
-            c->to.fell = true, c->to.lost |= p.flags != FL_GUEST, c->to.saved &= p.saved, c->to.x87 &= p.x87;
+            c->to.fell = true, c->to.lost |= p.flags != FL_GUEST, c->to.saved &= p.saved, c->to.live &= p.live;
             return verify_is_after(c, &p) || verify_refuse(c, "goes on with the instruction undone or done wrongly");
         }
         c->at = c->why ? c->at : at;
@@ -123,14 +126,14 @@ bool verify_follow(struct check *c, struct path p, u32 at)
     }
 }
 
-bool verify_from(struct check *c, u32 entry, int taken, bool lost, bool saved, bool x87, bool carried, const struct path *left)
+bool verify_from(struct check *c, u32 entry, int taken, bool lost, bool saved, u8 live, bool carried, const struct path *left)
 {
     struct path p;
     u32 before = c->entry;
     verify_path_start(c, &p, carried);
     if (left)                   /* the loop comes back: it leaves these alone */
         p.own[OWN_FLAG_A] = left->own[OWN_FLAG_A], p.own[OWN_FLAG_B] = left->own[OWN_FLAG_B];
-    p.taken = taken, p.flags = lost ? FL_LOST : FL_GUEST, p.saved = saved, p.x87 = x87;
+    p.taken = taken, p.flags = lost ? FL_LOST : FL_GUEST, p.saved = saved, p.live = live;
     c->entry = entry;           /* an `again` in there leads here */
     bool ok = verify_follow(c, p, entry);
     c->entry = before;
@@ -171,7 +174,8 @@ const char *bt_verify_why(const struct bt *t, const struct bt_block *b, u32 *at)
     c.nr = c.steps = c.lookups = 0, c.off = 0;
     const struct bt_map *map = &t->maps[b->first_map];
     int off = 0;
-    bool lost = false, saved = false, x87 = false;
+    bool lost = false, saved = false;
+    u8 live = 0;
     values_clear(&c.values);
     bool ok = !b->nr || counts_hits(&c, b->code, map[0].code);
     for (unsigned n = 0; ok && n < b->nr; n++) {
@@ -191,13 +195,13 @@ const char *bt_verify_why(const struct bt *t, const struct bt_block *b, u32 *at)
         c.next = n + 1 < b->nr ? map[n + 1].code : 0, c.entry = map[n].code, c.next_off = n + 1 < b->nr ? map[n + 1].off : 0;
         if (!verify_effect(&c))             /* only is_before will do */
             c.effect = (struct effect){ .act = true, .branch = true, .forbidden = true };
-        c.to.lost = c.to.fell = c.to.carries = c.to.spanned = false, c.to.saved = c.to.x87 = true, c.to.kept = 0xff;
-        ok = verify_from(&c, map[n].code, 0, lost, saved, x87, true, NULL) &&
-             (!n || verify_from(&c, map[n].code, 0, lost, saved, x87, false, NULL));
+        c.to.lost = c.to.fell = c.to.carries = c.to.spanned = false, c.to.saved = true, c.to.kept = c.to.live = 0xff;
+        ok = verify_from(&c, map[n].code, 0, lost, saved, live, true, NULL) &&
+             (!n || verify_from(&c, map[n].code, 0, lost, saved, live, false, NULL));
         c.carried = c.to.carries ? c.to.carried : (struct carried){ .on = false };
         c.spans = c.to.spanned ? c.to.spans : (struct spans){ .nr = 0 };
         c.known = verify_known_behind(&c, c.to.fell ? c.to.kept : 0);
-        lost = c.to.lost, saved = c.to.fell && c.to.saved, x87 = c.to.fell && c.to.x87;
+        lost = c.to.lost, saved = c.to.fell && c.to.saved, live = c.to.fell ? c.to.live : 0;
         c.shadow = !c.effect.forbidden && x86_forms[g.form].op == &x86_op_sti;
         off += len;
     }
@@ -206,7 +210,7 @@ const char *bt_verify_why(const struct bt *t, const struct bt_block *b, u32 *at)
         c.g = NULL, c.shadow = false, c.nr = b->nr, c.off = off, c.len = 0, c.steps = c.lookups = 0;
         c.next = 0, c.entry = c.behind;
         verify_effect(&c);
-        ok = verify_from(&c, c.behind, 0, false, saved, x87, false, NULL);
+        ok = verify_from(&c, c.behind, 0, false, saved, live, false, NULL);
     }
     *at = c.at;
     return ok ? NULL : c.why;

@@ -23,6 +23,8 @@ struct fact { value of; u8 kind; u64 n; };
 enum { OF_BT = 1u << 31, MAX_WRITES = 4 };
 struct written { u32 at; value x; };
 
+enum { LIVE_X87 = 1, LIVE_VECTORS = 2 };        /* the x87's registers are the guest's; bt->vectors says that xmm registers may change */
+
 struct path {
     value reg[16], own[NR_OWN];
     struct fact fact[FACTS];
@@ -41,7 +43,8 @@ struct path {
     bool pushed;                /* the frame of a call has its first word */
     bool has_frame;             /* rsp is above bt->bottom */
     value framed;               /* the last frame's guest address is this */
-    bool x87, ip_set;           /* the x87's registers are the guest's; FIP has been set */
+    u8 live;                    /* LIVE_* */
+    bool ip_set;                /* FIP has been set */
     u32 link;                   /* 1 + number of the link that was jumped through while empty */
     value store_at, store_value;
     struct written written[MAX_WRITES];
@@ -83,7 +86,8 @@ struct spans { struct known_span of[MAX_SPANS]; unsigned nr; bool slid /* r14 is
 /* What all paths to the next instruction agree on. */
 struct between {
     bool fell;                  /* there is one; */
-    bool lost, saved, x87;      /* flags may be lost, are saved; x87 registers are loaded; */
+    bool lost, saved;           /* flags may be lost, are saved; */
+    u8 live;                    /* LIVE_*; */
     u8 kept;                    /* KEPT_*; */
     bool carries, spanned;      /* the next two are what the first path has */
     struct carried carried;
@@ -153,7 +157,7 @@ static inline bool gs_field(const struct x86_insn *h, u32 *field)
 /* The path p goes on at cache offset `at`: it is in order to its end. */
 bool verify_follow(struct check *c, struct path p, u32 at);
 /* All paths from `entry`, where the instruction's code begins or the loop comes back; left: the path that left for there, if one did. */
-bool verify_from(struct check *c, u32 entry, int taken, bool lost, bool saved, bool x87, bool carried, const struct path *left);
+bool verify_from(struct check *c, u32 entry, int taken, bool lost, bool saved, u8 live, bool carried, const struct path *left);
 
 /* ---- verify_inserted.c: what is not the guest's instruction ---------------------------------------------------------- */
 

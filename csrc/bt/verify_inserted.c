@@ -192,6 +192,8 @@ bool verify_inserted(struct check *c, struct path *p, const struct x86_insn *h, 
             return p->popping = p->reg[src] != 0, p->saved = false, true;
         if (field == GS(saved_flags) && h->size == 4 && h->op[0].kind == X86_MEM && reg1)
             return p->saved = p->flags == FL_GUEST && p->reg[src] && p->reg[src] == value_atom(v, VAL_FLAGS, 0, 2, 0), true;
+        if (h->op[0].kind == X86_MEM && h->op[1].kind == X86_IMM && h->size == 4 && field == GS(vectors) && h->imm == 1)
+            return p->live |= LIVE_VECTORS, true;
         if (h->op[0].kind == X86_MEM && h->op[1].kind == X86_IMM && h->size == 4 && field == GS(exit))
             return p->exit = (u32)h->imm, p->from = from, true;
         if (h->size == 8 && reg0 && h->op[1].kind == X86_MEM)

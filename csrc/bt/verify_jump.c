@@ -27,7 +27,7 @@ static bool returns_well(struct check *c, const struct path *p, const struct bt_
     if (x->behind)
         verify_spans(c, x->drops ? NULL : p, true);
     if (x->behind)
-        c->to.saved &= p->saved && !c->effect.forbidden, c->to.x87 &= p->x87, c->to.fell = true;
+        c->to.saved &= p->saved && !c->effect.forbidden, c->to.live &= p->live, c->to.fell = true;
     if (x->behind && !c->next && c->g)
         c->behind = x->behind;
     return !x->behind || (x->behind == c->next && c->next_off == c->off + (int)c->len) || (!c->next && c->g) ||
@@ -89,7 +89,7 @@ static bool leaves(struct check *c, const struct path *p)
             return verify_refuse(c, "r14 is not the address that was missed");
         if (x->slid != p->wanted_slid)
             return verify_refuse(c, "the exit's record is not of this lookup");
-        return leaves_at(c, p, x) && (x->again == c->entry || verify_from(c, x->again, p->taken, false, p->saved, p->x87, false, p));
+        return leaves_at(c, p, x) && (x->again == c->entry || verify_from(c, x->again, p->taken, false, p->saved, p->live, false, p));
     case EXIT_STEP: case EXIT_BRANCH: case EXIT_TIME: case EXIT_MISFIT:
         return leaves_at(c, p, x);
     case EXIT_CHAIN:
@@ -115,7 +115,7 @@ static bool looks_up(struct check *c, struct path *p, u32 target)
     struct values *v = &c->values;
     unsigned set = c->b->context & CTX_SET;
     if (target && target == c->t->x87_in && c->b->context & CTX_X87) {
-        p->reg[R_14] = 0, p->x87 = true;
+        p->reg[R_14] = 0, p->live |= LIVE_X87;
         return true;
     }
     for (unsigned w = 0; w < 2; w++)
@@ -131,7 +131,7 @@ static bool looks_up(struct check *c, struct path *p, u32 target)
                 return verify_refuse(c, "the exit says a load is a store, or the other way round");
             if (!leaves_at(c, &left, x))
                 return false;
-            if (x->again != c->entry && !verify_from(c, x->again, p->taken, false, p->saved, p->x87, false, p))
+            if (x->again != c->entry && !verify_from(c, x->again, p->taken, false, p->saved, p->live, false, p))
                 return false;
             unsigned width = (k == 16 ? 16 | 4 : (unsigned)__builtin_ctz(k + 1)) | w << 5;
             p->own[OWN_TMP] = p->reg[R_15], p->own[OWN_TMP2] = 0;
@@ -211,7 +211,7 @@ static bool forks_by_rcx(struct check *c, struct path *p, bool narrow, u32 targe
     if (decides == time && mask_at(c, GS(mask_sign)) == 1ul << 63)
         q.in_time = true;
     if (decides == value_atom(&c->values, VAL_FIELD, 0, GS(x87_out), 8))
-        q.x87 = true;
+        q.live |= LIVE_X87;
     return facts_add(c, &q, ZERO, decides, 0) && facts_add(c, p, NONZERO, decides, 0) && verify_follow(c, q, target) &&
            verify_follow(c, *p, behind);
 }
