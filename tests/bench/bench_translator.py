@@ -3,7 +3,7 @@
 Two halves. `cases` are rows like other modules'. `rows` lets four machines take turns, kernel by kernel: the benchmark guest of
 guest_sdk/c/pc/examples/bench waits on each of them, halted, for the name of a kernel on its serial port, and answers with a line. So the parts of a
 ratio are measured within a fraction of a second of each other. Kernels run natively from the very object file that is in the guest. A
-checksum that differs from another machine's ends the benchmark. Without gcc and make there are no rows; without QEMU none that need it.
+checksum that differs from another machine's ends the benchmark. Without gcc and make, or where the host cannot translate, there are no rows; without QEMU none that need it.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ LESS = {TCG: {"rep_movsb_4K": 1, "rep_stosb_4K": 1, "rep_movsb_64": 5, "fp_vecto
 
 # ---- building --------------------------------------------------------------------------------------------------------
 
-def can_build() -> bool:
-    """Whether this is an x86-64 host with what C guests are built with."""
-    return os.uname().machine == "x86_64" and all(map(shutil.which, ("make", "gcc", "ld", "ar")))
+def can_measure() -> bool:
+    """Whether this host can translate, and has what C guests are built with."""
+    return lib.xl_bt_unavailable() == ffi.NULL and all(map(shutil.which, ("make", "gcc", "ld", "ar")))
 
 
 def build(source: Path, folder: Path, target: str = "all") -> Path:
@@ -295,7 +295,7 @@ def measure(size: Size, kernels: list[str], progress: Callable[[str], None] = la
 
 def rows(size: Size, wanted: Callable[[list[str]], list[str]], progress: Callable[[str], None] = lambda text: None) -> tuple[list[Row], Found]:
     """The rows that `wanted(names)` has, and what they rest on."""
-    keep = [line for line in lines() if line.name in wanted([line.name for line in lines()])] if can_build() else []
+    keep = [line for line in lines() if line.name in wanted([line.name for line in lines()])] if can_measure() else []
     if not keep:
         return [], Found([])
     found = measure(size, [kernel for kernel in CPU | SYSTEM if any(kernel in line.kernels for line in keep)], progress)
@@ -388,7 +388,7 @@ def some_image(folder: Path, *, fetch: bool) -> tuple[str, Path, str]:
 
 
 def cases(stack: ExitStack, size: Size) -> list[Case]:
-    if not can_build():
+    if not can_measure():
         return []
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     image, program, hello = build(BENCH, folder), build(BENCH, folder, "native"), build(BENCH.parent / "hello64", folder)
