@@ -13,7 +13,7 @@ SAME(ONE); SAME(NO_CHAIN); SAME(FLUSH); SAME(TINY_TLB); SAME(VERIFY); SAME(PROFI
 SAME(COPIED); SAME(REWRITTEN); SAME(INLINE); SAME(CALLED_OUT); SAME(ENDING); SAME(NAME);
 #undef SAME
 #define SAME(name) STATIC_ASSERT((int)XL_BT_EXIT_##name == (int)EXIT_##name)
-SAME(CHAIN); SAME(LINK); SAME(NEXT); SAME(MISS); SAME(STEP); SAME(BRANCH); SAME(TIME);
+SAME(CHAIN); SAME(LINK); SAME(NEXT); SAME(MISS); SAME(STEP); SAME(BRANCH); SAME(TIME); SAME(MISFIT);
 #undef SAME
 
 enum { NOT_THERE = -2, INVALID = -22 };
@@ -77,7 +77,8 @@ int xl_bt_exit(const struct bt *t, u32 n, struct xl_bt_exit *out)
     const struct bt_exit *x = &t->exits[n];
     *out = (struct xl_bt_exit){
         .target = x->target, .kind = x->kind, .block = x->block, .off = x->off, .k = x->k, .again = x->again, .behind = x->behind,
-        .patch = x->patch, .size = x->size, .write = x->write, .align = x->align,
+        .patch = x->patch, .size = x->size, .write = x->write, .align = x->align, .early = x->early, .opens = x->opens, .slid = x->slid,
+        .drops = x->drops, .shadow = x->shadow,
     };
     if (x->kind == EXIT_CHAIN) {
         s32 rel;
@@ -159,11 +160,12 @@ int xl_bt_plant_code(struct bt *t, u32 at, const u8 *bytes, u32 n)
 
 int xl_bt_plant_exit(struct bt *t, u32 n, const struct xl_bt_exit *x)
 {
-    if (!n || n >= t->nr_exits || x->kind > EXIT_TIME || x->block >= t->nr_blocks)
+    if (!n || n >= t->nr_exits || x->kind > EXIT_MISFIT || x->block >= t->nr_blocks)
         return INVALID;
     t->exits[n] = (struct bt_exit){
         .kind = (u8)x->kind, .k = (s8)x->k, .size = (u8)x->size, .write = (u8)x->write, .align = (u8)x->align, .block = x->block, .off = x->off,
         .target = x->target, .again = x->again, .behind = x->behind, .patch = x->patch,
+        .early = x->early, .opens = x->opens, .slid = x->slid, .drops = x->drops, .shadow = x->shadow,
     };
     return 0;
 }

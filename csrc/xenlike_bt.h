@@ -14,7 +14,8 @@ struct x86_bare;
 
 enum { XL_BT_ONE = 1, XL_BT_NO_CHAIN = 2, XL_BT_FLUSH = 4, XL_BT_TINY_TLB = 8, XL_BT_VERIFY = 16, XL_BT_PROFILE = 32, XL_BT_CLOCK = 64 };    /* bt/bt.h's options */
 enum { XL_BT_COPIED, XL_BT_REWRITTEN, XL_BT_INLINE, XL_BT_CALLED_OUT, XL_BT_ENDING };  /* what became of a guest instruction */
-enum { XL_BT_EXIT_CHAIN, XL_BT_EXIT_LINK, XL_BT_EXIT_NEXT, XL_BT_EXIT_MISS, XL_BT_EXIT_STEP, XL_BT_EXIT_BRANCH, XL_BT_EXIT_TIME };
+enum { XL_BT_EXIT_CHAIN, XL_BT_EXIT_LINK, XL_BT_EXIT_NEXT, XL_BT_EXIT_MISS, XL_BT_EXIT_STEP, XL_BT_EXIT_BRANCH, XL_BT_EXIT_TIME,
+       XL_BT_EXIT_MISFIT };
 enum { XL_BT_NAME = 48 };       /* bytes of a name, with its 0 */
 
 /* The translator of a CPU, or NULL: it has none (interpreted; a vCPU that is not of machine code). */
@@ -43,7 +44,7 @@ struct xl_bt_block {
     u32 code, code_len;         /* cache offset and bytes of its host code */
     s32 low;                    /* where the guest's code begins, from va */
     u32 bytes, nr;              /* of the guest's code; instructions, 0: the interpreter does the first one, there is no code */
-    u32 context;                /* bit 0 TLB set, 1 CPL 3, 2 SSE, 3 floating point, 8 32-bit code, 9 FS and 10 GS usable in it */
+    u32 context;                /* bit 0 TLB set, 1 CPL 3, 2 SSE, 3 floating point, 8 32-bit code, 9 FS and 10 GS usable in it, 11 x87, 12 apart */
     u32 invalid;                /* its guest code was written since */
     u32 nr_exits, first_exit;
 };
@@ -60,7 +61,8 @@ struct xl_bt_exit {
     s32 off;                    /* of the guest instruction */
     s32 k;
     u32 again, behind, patch;   /* as in bt/internal.h */
-    u32 size, write, align;     /* MISS */
+    u32 size, write, align, early, opens, slid;         /* MISS */
+    u32 drops, shadow;
     u32 leads_to;               /* CHAIN, LINK: cache offset where the jump leads now */
     u32 linked;                 /* that is in a block, not the stub that leaves */
 };

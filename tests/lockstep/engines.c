@@ -13,6 +13,7 @@
 
 #include "bt/bt.h"
 #include "x86/bare.h"
+#include "x86/decode.h"
 
 enum { BUDGET = 200000 };
 #define GDT_VA  0xffffff8000000000ul
@@ -116,12 +117,10 @@ static int run_sliced(struct engine *e, u64 seed, struct ls_result *out)
     }
 }
 
-void engine_run(enum who who, const struct ls_sequence *s, const struct ls_job *job, const u8 *data, bool fresh, struct ls_result *out)
+static void begin(struct engine *e, const struct ls_job *job, const u8 *data, bool fresh)
 {
-    static const u8 nothing[MAX_CODE] = { [0 ... MAX_CODE - 1] = 0xcc };
-    struct engine *e = &engines[who];
     struct x86_bare *b = e->b;
-    u64 regs[18], x[5] = { 0 };
+    u64 regs[18];
     write_code(e, job->offset, job->code, job->len);
     memcpy(e->data, data, DATA_SIZE);
     memcpy(e->loop, job->loop, sizeof job->loop);
@@ -136,7 +135,20 @@ void engine_run(enum who who, const struct ls_sequence *s, const struct ls_job *
     xl_bare_set_fx(b, job->in.fx);
     if ((b->cpu.seg[X86_DS].sel | b->cpu.seg[X86_ES].sel) || b->cpu.seg[X86_SS].sel != LINUX_DS || b->cpu.seg[X86_CS].sel != LINUX_CS)
         set_selectors(b);
+}
 
+static void end(struct engine *e, const struct ls_job *job)
+{
+    static const u8 nothing[MAX_CODE] = { [0 ... MAX_CODE - 1] = 0xcc };
+    write_code(e, job->offset, nothing, job->len);
+}
+
+void engine_run(enum who who, const struct ls_sequence *s, const struct ls_job *job, const u8 *data, bool fresh, struct ls_result *out)
+{
+    struct engine *e = &engines[who];
+    struct x86_bare *b = e->b;
+    u64 regs[18], x[5] = { 0 };
+    begin(e, job, data, fresh);
     u64 from = b->cpu.retired;
     out->nr_stops = 0;
     out->stops = 0;
@@ -155,7 +167,25 @@ void engine_run(enum who who, const struct ls_sequence *s, const struct ls_job *
     out->cr2 = x[2];
     memcpy(out->data, e->data, DATA_SIZE);
     memcpy(out->loop, e->loop, sizeof out->loop);
-    write_code(e, job->offset, nothing, job->len);
+    end(e, job);
+}
+
+bool engine_strays(const struct ls_job *job, const u8 *data)
+{
+    struct engine *e = &engines[INTERPRETER];
+    struct x86_insn i;
+    bool starts[MAX_CODE] = { false }, strays = false;
+    for (int at = 0, len; at < (int)job->len && (len = x86_decode(&i, job->code + at, 15, 64, ~0ul)) > 0; at += len)
+        starts[at] = true;
+    begin(e, job, data, false);
+    for (unsigned n = 0; n < BUDGET && !strays; n++) {
+        u64 at = e->b->cpu.r[X86_RIP] - CODE_VA - job->offset;
+        strays = at < job->len && !starts[at] && x86_decode(&i, job->code + at, 15, 64, ~0ul) > 0 && gen_undefined(&i);
+        if (xl_bare_run(e->b, 1) != XL_BARE_BUDGET)
+            break;
+    }
+    end(e, job);
+    return strays;
 }
 
 struct engine_stats engine_stats(enum who who)

@@ -123,12 +123,13 @@ static const struct { const char *mnemonics; u16 flags; bool shift; } undefined_
 };
 static u8 undefined_row[2048];
 
-static u16 undefined_flags(unsigned form, const struct x86_insn *i)
+u16 gen_undefined(const struct x86_insn *i)
 {
-    if (!undefined_row[form])
+    unsigned row = undefined_row[i->form];
+    if (!row)
         return 0;
-    u16 flags = undefined_table[undefined_row[form] - 1].flags;
-    if (!undefined_table[undefined_row[form] - 1].shift)
+    u16 flags = undefined_table[row - 1].flags;
+    if (!undefined_table[row - 1].shift)
         return flags;
     unsigned last = i->nr_ops - 1u, count = (unsigned)i->imm & (i->size == 8 ? 63 : 31);
     if (i->op[last].kind == X86_IMM && count == 1)
@@ -487,7 +488,7 @@ static bool try_unit(struct rng *r, struct ls_unit *u, unsigned n, int target, b
             scrub(u, m.va, 28, 32);
         }
     }
-    u->undefined = undefined_flags(n, &i);
+    u->undefined = gen_undefined(&i);
     if (u->undefined) {
         u8 code[10] = { 0x9c, 0x48, 0x81, 0x24, 0x24, 0, 0, 0, 0, 0x9d };       /* pushfq; andq $~undefined, (%rsp); popfq */
         u32 mask = ~(u32)u->undefined;

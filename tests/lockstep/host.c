@@ -67,6 +67,8 @@ static void start(ucontext_t *uc, struct ls_job *job)
     copy((void *)DATA_VA, shared->data, DATA_SIZE);
     copy((void *)LOOP_VA, job->loop, sizeof job->loop);
     __asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(0));          /* the kernel leaves them as the last sequence did */
+    /* And NT and ID, if that set them: sigreturn takes them from here. Not through the red zone. */
+    __asm__ volatile("lea -128(%%rsp), %%rsp; push $2; popf; lea 128(%%rsp), %%rsp" : : : "cc", "memory");
     for (unsigned n = 0; n < 16; n++)
         g[SLOT[n]] = (greg_t)job->in.r[n];
     g[REG_RIP] = (greg_t)job->in.rip;

@@ -312,12 +312,14 @@ static void run(struct totals *t, u64 first, u64 n)
         for (unsigned k = 0; k < many; k++) {
             struct ls_outcome o = outcome(&batch, k);
             slow[k] = o.of[CPU]->hung;
-            if (is_lost(&o)) {
+            pairs[k] = is_lost(&o) ? 0 : outcome_differs(&o, false);
+            if (is_lost(&o) || (pairs[k] && engine_strays(o.job, sh->data))) {
                 t->hung++;
+                pairs[k] = 0;
                 continue;
             }
             count(t, &o);
-            any |= (pairs[k] = outcome_differs(&o, false)) != 0;
+            any |= pairs[k] != 0;
         }
         for (unsigned k = 0; any && k < many && t->differences < opt.differences; k++)
             if (pairs[k])

@@ -97,6 +97,8 @@ struct gen_options {
 /* Forms that lockstep runs, of the features given. How many. o stays. */
 unsigned gen_init(u64 features, const struct gen_options *o);
 bool gen_covers(unsigned form);
+struct x86_insn;
+u16 gen_undefined(const struct x86_insn *i);    /* flags that it leaves undefined */
 struct x86_form;
 bool form_is(const struct x86_form *f, const char *mnemonics);    /* separated by spaces, as forms.def has them */
 void gen_sequence(struct rng *r, struct ls_sequence *s);
@@ -129,6 +131,8 @@ bool engines_create(const struct engine_options *o, const u8 *constants);       
 void engines_destroy(void);
 /* s, as laid out in job, on the interpreter (who) or the translator. data: what the writable pages hold before. fresh: the translator begins with nothing. */
 void engine_run(enum who who, const struct ls_sequence *s, const struct ls_job *job, const u8 *data, bool fresh, struct ls_result *out);
+/* Whether a wild jump leads into the middle of one of the job's instructions and what stands there leaves flags undefined, which nobody clears. */
+bool engine_strays(const struct ls_job *job, const u8 *data);
 struct engine_stats { u64 retired, interpreted, rejected, blocks; };
 struct engine_stats engine_stats(enum who who);
 

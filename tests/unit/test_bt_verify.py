@@ -23,12 +23,14 @@ from xenlike.engine import ffi, lib
 
 ROOT = Path(__file__).parents[2]
 CODE, DATA, STACK = 0x1000, 0x20000, 0x8000
+MOVED, TABLE = 0x30000, 0x60000         # physical: DATA's page where it is moved; a page table
+APART = 0x1000          # in a block's context: it takes no page for granted
 REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)), "rip", "rflags", "retired")
 START = {"rax": 0x1122334455667788, "rbx": DATA, "rcx": 3, "rdx": 0x8000000000000001, "rsi": DATA + 0x100, "rdi": DATA + 0x200, "rbp": DATA + 0x300,
          "rsp": STACK, "r8": 5, "r9": 0xFFFFFFFFFFFFFFFF, "r10": 2, "r11": 0x11, "r12": 0x12, "r13": 0x13, "r14": DATA + 0x400, "r15": 0x15,
          "rflags": 2}
 WHOLE = 400             # instructions: the whole program
-BUDGETS = (WHOLE, WHOLE, 5, 12, 23, 31, 46, 70)     # of the runs that are compared: cut short, so that time is what matters
+BUDGETS = (WHOLE, WHOLE, 5, 12, 25, 31, 46, 70)     # of the runs that are compared: cut short, so that time is what matters
 _md = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
 
 
@@ -98,9 +100,18 @@ class Code:
         raise AssertionError(name)
 
 
-def machine(source: str, *, translate: bool, options: int = 0) -> Machine:
+def machine(source: str, *, translate: bool, options: int = 0, moved: bool = False) -> Machine:
+    """moved: the page of data is not where all others are, from its address, so that no span fits there; the stack has been used before."""
     m = Machine(64, 0)
     assert lib.xl_bare_engine(m.c, translate, options) == 0
+    if moved:
+        for n in range(512):
+            m.put(TABLE + 8 * n, (MOVED if n == DATA >> 12 else n << 12) | 7)
+        m.put(m.system + lib.XL_BARE_PD, TABLE | 7)
+        m["cr3"] = m["cr3"]
+        m.code("push rax; pop rax; hlt", at=CODE)
+        m["rsp"] = STACK
+        assert m.run(WHOLE) == "halted"
     m.code(source, at=CODE)
     reset(m)
     return m
@@ -111,7 +122,9 @@ def reset(m: Machine) -> None:
         m[name] = value
     m["rip"] = CODE
     m["halted"] = 0
-    m.write(DATA, bytes(k * 7 + k // 256 * 3 & 255 for k in range(4096)))
+    data = bytes(k * 7 + k // 256 * 3 & 255 for k in range(4096))
+    m.write(DATA, data)
+    m.write(MOVED, data[::-1])
     m.write(STACK - 64, bytes(128))
 
 
@@ -120,7 +133,7 @@ def outcome(m: Machine, budget: int) -> tuple:
     exit = m.run(budget)
     state = [m[name] for name in REGISTERS]
     state[-1] -= before
-    return exit, *state, m.read(DATA, 0x600), m.read(STACK - 64, 128)
+    return exit, *state, m.read(DATA, 0x600), m.read(MOVED, 0x600), m.read(STACK - 64, 128)
 
 
 def in_child(work: Callable[[], bool]) -> bool:
@@ -138,7 +151,8 @@ def in_child(work: Callable[[], bool]) -> bool:
 
 # ---- what is changed -------------------------------------------------------------------------------------------------
 
-#: The program: each kind of access, flags that are kept, saved and made again, slots of r13-r15, a loop, calls, an indirect jump.
+#: The program: each kind of access, flags that are kept, saved and made again, slots of r13-r15, a loop, calls, an indirect jump. It runs on two machines:
+#: where all pages are at one distance from their place in the host, so that spans fit; and where DATA's is not (``machine``), so that blocks are apart.
 PROGRAM = """
     mov rdx, [rbx]
     add rdx, r8
@@ -156,6 +170,9 @@ PROGRAM = """
     lea r15, [r13 + r10*4 + 9]
     or r9, r8
     mov r9, [rbp + 32]
+    movaps xmm1, [rbx + 0x40]
+    mov r12, [rbx + 0x48]
+    movaps [rbx + 0x50], xmm1
     push r13
     pop rdx
     imul r12, r8, 7
@@ -170,7 +187,7 @@ PROGRAM = """
     ret
 3:  test rcx, rcx
     jz 4f
-    mov rbp, [rbx + rcx*8 + 64]
+    xor r10, [rbx + rcx*8 + 64]
     mov rbp, 0x20300
 4:  jmp 5f
 5:  lea rax, [rip + 6f]
@@ -183,17 +200,19 @@ PROGRAM = """
 
 @dataclass(frozen=True)
 class Defect:
-    """``plant`` changes translations and says which block it changed. ``seen_by``: what must notice it."""
+    """``plant`` changes translations and says which block it changed. ``seen_by``: what must notice it. ``moved``: on the machine where DATA is."""
 
     name: str
     plant: Callable[[Code], int]
     seen_by: str        # "verifier", "comparison" or "both"
+    moved: bool = False
 
 
-def edit(pattern: str, new: Callable[[object, Code], bytes], *, nth: int = 0) -> Callable[[Code], int]:
-    """Replaces the nth host instruction whose text (capstone's) matches, over all blocks in their order, by ``new`` of it."""
+def edit(pattern: str, new: Callable[[object, Code], bytes], *, nth: int = 0, apart: bool = False) -> Callable[[Code], int]:
+    """Replaces the nth host instruction whose text (capstone's) matches, over all blocks in their order that are apart or not, by ``new`` of it."""
     def plant(code: Code) -> int:
-        found = [(n, i) for n in code.blocks() for i in code.instructions(n) if re.match(pattern, f"{i.mnemonic} {i.op_str}".strip())]
+        found = [(n, i) for n in code.blocks() if bool(code.row(n).context & APART) == apart for i in code.instructions(n)
+                 if re.match(pattern, f"{i.mnemonic} {i.op_str}".strip())]
         assert len(found) > nth, f"no host instruction is like {pattern}: the translator has changed, so must the defect"
         block, i = found[nth]
         code.plant(i.address, bytes(new(i, code)))
@@ -241,7 +260,7 @@ def never(i: object, _c: Code) -> bytes:
     return i.bytes[:-4] + bytes(4)
 
 
-def other_mask(name: str) -> Callable[[object, Code], bytes]:
+def other_field(name: str) -> Callable[[object, Code], bytes]:
     return lambda i, c: i.bytes[:-4] + c.field(name).to_bytes(4, "little")
 
 
@@ -260,10 +279,11 @@ def loads_entry_for_a_store(code: Code) -> int:
 
 GS = r"qword ptr gs:\[0x[0-9a-f]+\]"
 BOTH, VERIFIER, COMPARISON = "both", "verifier", "comparison"
+L0, L1 = 128, 16384     # of csrc/bt/internal.h
 DEFECTS = [
     Defect("copied instruction with another register (`add rdx, r9` for `r8`)", edit(r"add rdx, r8$", xor(-1, 0x08)), BOTH),
     Defect("operands swapped (`add r8, rdx`)", edit(r"add rdx, r8$", lambda i, c: bytes.fromhex("4901d0")), BOTH),
-    Defect("another operation (`adc` for `add`)", edit(r"add rdx, r8$", xor(1, 0x10)), VERIFIER),
+    Defect("another operation (`adc` for `add`)", edit(r"add rdx, r8$", xor(1, 0x10)), BOTH),
     Defect("wrong operand size (`imul` of 32 bits)", edit(r"imul r12, r8, 7$", xor(0, 0x08)), VERIFIER),
     Defect("wrong immediate", edit(r"imul r12, r8, 7$", xor(-1, 0x01)), BOTH),
     Defect("address with another base register", edit(r"movzx r12d, byte ptr \[rdi \+ r14 \+ 7\]$", xor(-2, 0x01)), BOTH),
@@ -271,20 +291,41 @@ DEFECTS = [
     Defect("wrong scale of an index", edit(r"lea r14, \[rsi \+ rcx\*8", xor(-2, 0x40)), BOTH),
     Defect("load for a store (direction of `mov`)", edit(r"mov qword ptr \[r14\], rdx$", xor(1, 0x02)), BOTH),
     Defect("store of half the operand", edit(r"mov qword ptr \[r14\], rdx$", xor(0, 0x08)), BOTH),
-    Defect("no comparison with the entry's page", edit(r"ja 0x", never), BOTH),
-    Defect("comparison the wrong way (`jbe` for `ja`)", edit(r"ja 0x", xor(1, 0x01)), BOTH),
-    Defect("comparison that admits bytes beyond the page", edit(r"cmp r1[45], 0xff8$", add32(7)), VERIFIER),
-    Defect("comparison with another entry than is used", edit(rf"add r15, {GS}$", add32(16)), VERIFIER),
-    Defect("addend of another entry", edit(rf"mov r14, {GS}$", add32(16)), BOTH),
-    Defect("an entry's page used as addend", edit(rf"mov r14, {GS}$", add32(-8)), BOTH),
-    Defect("addend not added", edit(rf"mov r14, {GS}$", nops), BOTH),
-    Defect("comparison of a near access with the first one's limit", edit(r"cmp r15, 0xff0$", add32(8)), VERIFIER),
-    Defect("entry for loads used for a store", loads_entry_for_a_store, VERIFIER),
+    Defect("span not tested", edit(r"ja 0x", never), BOTH, moved=True),
+    Defect("test of a span the wrong way (`jbe` for `ja`)", edit(r"ja 0x", xor(1, 0x01)), BOTH, moved=True),
+    Defect("test of a span that admits bytes beyond the page", edit(r"cmp r15, 0xff8$", add32(7)), VERIFIER),
+    Defect("limit of a span too large by what a later access needs", edit(r"cmp r15, 0xff0$", add32(8)), VERIFIER),
+    Defect("span tested behind its lowest byte", edit(r"lea r15, \[rbp \+ 0x18\]$", xor(-1, 0x08)), VERIFIER),
+    Defect("span tested by another register", edit(r"lea r15, \[rsi\]$", xor(-1, 0x01)), VERIFIER),
+    Defect("access by a span of another register", edit(r"mov qword ptr \[rsi \+ r14 \+ 8\], r9$", xor(-2, 0x01)), BOTH),
+    Defect("alignment of a span not tested", edit(r"rorx r15, r15, 4$", nops), VERIFIER),
+    Defect("store through a span for loads (`slid.read`)", edit(rf"add r15, {GS}$", add32(-L0 * 8), nth=3), VERIFIER),
+    Defect("span's entry of the other TLB set", edit(rf"add r15, {GS}$", add32(2 * L0 * 8)), VERIFIER),
+    Defect("`bt->slide` of the other TLB set", edit(rf"mov r14, {GS}$", add32(8)), BOTH),
+    Defect("an entry's addend for `bt->slide`", edit(rf"mov r14, {GS}$", other_field("l0.kernel.read[4].addend")), BOTH),
+    Defect("`bt->slide` not loaded", edit(rf"mov r14, {GS}$", nops), BOTH),
+    Defect("`bt->slide` not loaded behind a lookup", edit(rf"mov r14, {GS}$", nops, nth=8), BOTH),
+    Defect("no look whether the page that L1 has found has `bt->slide`", edit(r"jne 0x", never), BOTH, moved=True),
+    Defect("no second test of a span behind a lookup", edit(r"ja 0x", never, nth=8), VERIFIER),
+    Defect("span's entry for loads gets one for stores", edit(rf"mov {GS}, rcx$", add32(-L0 * 8), nth=3), VERIFIER),
+    Defect("L1 in line asked on the other side", edit(r"mov r15, qword ptr gs:\[r15 \+", add32(-L1 * 8)), VERIFIER),
+    Defect("L1 in line asked for any page", edit(r"mov r15, qword ptr gs:\[r15 \+", add32(4 * L1 * 8), nth=1), BOTH, moved=True),
+    Defect("no comparison with the entry's page", edit(r"ja 0x", never, apart=True), BOTH, moved=True),
+    Defect("comparison the wrong way (`jbe` for `ja`)", edit(r"ja 0x", xor(1, 0x01), apart=True), BOTH, moved=True),
+    Defect("comparison that admits bytes beyond the page", edit(r"cmp r1[45], 0xff8$", add32(7), apart=True), VERIFIER, moved=True),
+    Defect("comparison with another entry than is used", edit(rf"add r15, {GS}$", add32(16), apart=True), VERIFIER, moved=True),
+    Defect("addend of another entry", edit(rf"mov r14, {GS}$", add32(16), apart=True), BOTH, moved=True),
+    Defect("an entry's page used as addend", edit(rf"mov r14, {GS}$", add32(-8), apart=True), BOTH, moved=True),
+    Defect("addend not added", edit(rf"mov r14, {GS}$", nops, apart=True), BOTH, moved=True),
+    Defect("comparison of a near access with the first one's limit", edit(r"cmp r15, 0xff0$", add32(8), apart=True), VERIFIER, moved=True),
+    Defect("alignment not tested", edit(r"test r15, -0xff1$", xor(-4, 0x0f), apart=True), VERIFIER, moved=True),
+    Defect("entry for loads used for a store", loads_entry_for_a_store, VERIFIER, moved=True),
+    Defect("`bt->slide` used for a page whose addend is another", edit(rf"mov r14, {GS}$", other_field("slide[0]"), apart=True), BOTH, moved=True),
     Defect("index of L1 not cut to its size", edit(r"and r15d, 0x", add32(0x1000)), VERIFIER),
-    Defect("flag-free test with the mask of another size", edit(rf"pext rcx, rcx, {GS}", other_mask("mask_size[0]"), nth=1), VERIFIER),
+    Defect("flag-free test with the mask of another size", edit(rf"pext rcx, rcx, {GS}", other_field("mask_size[0]"), nth=1), VERIFIER),
     Defect("`rcx` not restored behind a test", edit(r"mov rcx, r15$", nops), BOTH),
     Defect("slot of r13 not written back", edit(r"mov qword ptr gs:\[0x18\], r1[45]$", nops), BOTH),
-    Defect("slot of another register", edit(r"mov r1[45], qword ptr gs:\[0x20\]$", add32(8)), VERIFIER),
+    Defect("slot of another register", edit(r"mov r1[45], qword ptr gs:\[0x20\]$", add32(8)), BOTH),
     Defect("flags not made again before they are read", edit(r"sahf", nops), VERIFIER),
     Defect("stack pointer not moved by a push", edit(r"lea r13, \[r13 - 8\]$", nops), BOTH),
     Defect("wrong return address pushed", edit(r"mov qword ptr \[r13 \+ r14 - 8\], 0x10", add32(1)), BOTH),
@@ -292,15 +333,16 @@ DEFECTS = [
     Defect("host's frame not compared with the return address", edit(r"cmp r14, qword ptr \[rsp \+ 8\]$", xor(-1, 0x08)), VERIFIER),
     Defect("frame dropped that is not there", edit(rf"cmp rsp, {GS}$", add32(8)), VERIFIER),
     Defect("frame not dropped behind the call", edit(r"lea rsp, \[rsp \+ 8\]$", nops), VERIFIER),
-    Defect("operand of flags saved behind another's name", edit(rf"mov {GS}, r9$", lambda i, c: i.bytes[:-4] + c.field("flag_b").to_bytes(4, "little")),
-           VERIFIER),
+    Defect("operand of flags saved behind another's name", edit(rf"mov {GS}, r9$", other_field("flag_b")), VERIFIER),
     Defect("time of one instruction too few", edit(r"(lea rcx, \[rcx - |sub qword ptr gs:\[0\], )", xor(-1, 0x01)), BOTH),
     Defect("no check whether time is left", edit(r"js 0x", never), VERIFIER),
     Defect("condition of a branch inverted", edit(r"je 0x", xor(1, 0x01), nth=2), BOTH),
-    Defect("number of another exit", edit(r"mov dword ptr gs:\[0x50\], ", add32(1)), BOTH),
+    Defect("number of another exit", edit(r"mov dword ptr gs:\[0x50\], ", add32(1), nth=2), BOTH),
     Defect("exit's record counts one instruction too few", record(lib.XL_BT_EXIT_TIME, lambda x: setattr(x, "k", x.k - 1)), BOTH),
     Defect("exit's record names another instruction", record(lib.XL_BT_EXIT_TIME, lambda x: setattr(x, "off", x.off + 1)), BOTH),
     Defect("exit's record has another target", record(lib.XL_BT_EXIT_LINK, lambda x: setattr(x, "target", x.target + 2)), BOTH),
+    Defect("exit's record says of a store that it only loads", record(lib.XL_BT_EXIT_MISS, lambda x: setattr(x, "early", 1)), VERIFIER),
+    Defect("exit's record says that any page will do", record(lib.XL_BT_EXIT_MISS, lambda x: setattr(x, "slid", 1 - x.slid)), VERIFIER),
     Defect("block resumed at a wrong place", record(lib.XL_BT_EXIT_STEP, lambda x: setattr(x, "behind", x.behind + 3)), BOTH),
     Defect("privileged instruction copied (`cli`)", edit(r"inc r10$", lambda i, c: b"\xfa\x90\x90"), BOTH),
     Defect("write to the host's stack pointer (`inc rsp`)", edit(r"inc r10$", lambda i, c: b"\x48\xff\xc4"), BOTH),
@@ -309,9 +351,9 @@ DEFECTS = [
 
 # ---- tests -----------------------------------------------------------------------------------------------------------
 
-def translated() -> tuple[Machine, Code]:
+def translated(*, moved: bool = False) -> tuple[Machine, Code]:
     """A machine that has run the program once, by translation, and is ready to run it again."""
-    m = machine(PROGRAM, translate=True)
+    m = machine(PROGRAM, translate=True, moved=moved)
     m.run(WHOLE)
     reset(m)
     return m, Code(m)
@@ -326,26 +368,28 @@ def outcomes(m: Machine) -> list[tuple]:
 
 
 def verifier_sees(defect: Defect) -> bool:
-    _m, code = translated()
+    _m, code = translated(moved=defect.moved)
     return code.why(defect.plant(code)) is not None
 
 
 def comparison_sees(defect: Defect) -> bool:
     """In a child: the interpreter's outcomes are not had with the defect."""
-    want = outcomes(machine(PROGRAM, translate=False))
+    want = outcomes(machine(PROGRAM, translate=False, moved=defect.moved))
 
     def same() -> bool:
-        m, code = translated()
+        m, code = translated(moved=defect.moved)
         defect.plant(code)
         return outcomes(m) == want
 
     return not in_child(same)
 
 
-def test_sound_translations_pass_and_agree() -> None:
+@pytest.mark.parametrize("moved", [False, True])
+def test_sound_translations_pass_and_agree(moved: bool) -> None:
     """The verifier would refuse what is right, or the comparison find differences where no defect is: then neither finds defects."""
-    want = outcomes(machine(PROGRAM, translate=False))
-    m, code = translated()
+    want = outcomes(machine(PROGRAM, translate=False, moved=moved))
+    m, code = translated(moved=moved)
+    assert any(code.row(n).context & APART for n in code.blocks()) == moved
     assert {code.row(n).va: code.why(n) for n in code.blocks()} == {code.row(n).va: None for n in code.blocks()}
     assert len(code.blocks()) >= 6 and code.stats.rejected == 0
     assert outcomes(m) == want
@@ -363,7 +407,7 @@ def test_a_planted_defect_is_seen(finder: str, defect: Defect) -> None:
 
 def what_changes(defect: Defect) -> str:
     """The host instructions that it changes, before and after; of a record nothing is to be seen there."""
-    _m, code = translated()
+    _m, code = translated(moved=defect.moved)
 
     def host(n: int) -> dict[int, str]:
         return {i.address: f"{i.mnemonic} {i.op_str}".strip() for i in code.instructions(n)}
@@ -377,7 +421,7 @@ def what_changes(defect: Defect) -> str:
 def test_each_defect_is_one_change() -> None:
     """A defect would be more than one wrong line (two instructions at most, or one record): that is easily seen. Or it would change nothing at all."""
     for defect in DEFECTS:
-        _m, code = translated()
+        _m, code = translated(moved=defect.moved)
         host = {n: code.host(n)[1] for n in code.blocks()}
         exits = {e: bytes(ffi.buffer(x)) for e, x in exit_records(code)}
         defect.plant(code)
@@ -404,22 +448,24 @@ def test_both_see_half_and_more_than_twenty() -> None:
         assert sum(d.seen_by in (who, BOTH) for d in DEFECTS) * 2 >= len(DEFECTS)
 
 
+@pytest.mark.parametrize("moved", [False, True])
 @pytest.mark.parametrize("options", [0, lib.XL_BT_ONE, lib.XL_BT_NO_CHAIN, lib.XL_BT_TINY_TLB, lib.XL_BT_FLUSH, lib.XL_BT_PROFILE],
                          ids=["plain", "one", "no-chain", "tiny-tlb", "flush", "profile"])
-def test_a_refused_block_is_not_run(options: int) -> None:
+def test_a_refused_block_is_not_run(options: int, moved: bool) -> None:
     """With the debug option, translations in every manner of emission are checked as they are made, and none is refused."""
-    m = machine(PROGRAM, translate=True, options=options | lib.XL_BT_VERIFY)
+    m = machine(PROGRAM, translate=True, options=options | lib.XL_BT_VERIFY, moved=moved)
     m.run(WHOLE)
     code = Code(m)
     assert code.stats.rejected == 0 and code.stats.blocks > 0
     assert [code.why(n) for n in code.blocks() if code.why(n)] == []
 
 
-def test_changed_instructions_are_refused() -> None:
+@pytest.mark.parametrize("moved", [False, True])
+def test_changed_instructions_are_refused(moved: bool) -> None:
     """Translated code could be changed without the verifier noticing. One bit of each byte in turn; where capstone still reads the same
     instructions (a prefix bit, a scale without index) nothing has changed. What is accepted are changes that are as good, such as a
     comparison that admits less."""
-    m = machine(PROGRAM, translate=True, options=lib.XL_BT_NO_CHAIN)       # chained jumps leave stubs that nobody reaches
+    m = machine(PROGRAM, translate=True, options=lib.XL_BT_NO_CHAIN, moved=moved)      # chained jumps leave stubs that nobody reaches
     m.run(WHOLE)
     code = Code(m)
     accepted, changed = [], 0
