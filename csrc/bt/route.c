@@ -20,9 +20,9 @@ static bool visits(const struct route *p, s64 off)
 
 /* Up to a branch that leads nobody knows where. Followed are conditional branches, as not taken, unless they close a loop; jumps to what is
  * near; and if `unroll`, the branch that closes a loop around the whole block, for as often as there is room. */
-void route_decode(const struct bt *t, const u8 *page, int first, unsigned mode, bool unroll, struct route *p)
+void route_decode(const struct bt *t, const u8 *page, u64 va, unsigned mode, bool unroll, struct route *p)
 {
-    int at = 0, from = -first, end = PAGE_SIZE - first;
+    int first = (int)(va % PAGE_SIZE), at = 0, from = -first, end = PAGE_SIZE - first;
     unsigned max = t->options & BT_ONE ? 1 : BT_MAX_BLOCK, once = 0;
     p->nr = 0, p->low = p->high = 0;
     while (p->nr < max) {
@@ -50,8 +50,8 @@ void route_decode(const struct bt *t, const u8 *page, int first, unsigned mode, 
             at = 0;
         } else if (jump && to >= from && to < end && to >= at - FOLLOW && to < at + FOLLOW && (once || !visits(p, to))) {
             at = (int)to;
-        } else if (rule != JCC || !i->imm || (!once && visits(p, to))) {
-            break;
+        } else if (rule != JCC || !i->imm || (!once && visits(p, to)) || !is_plain(va + (u64)to, mode)) {
+            break;                      /* the last: the interpreter does it, so the block ends there (tr_rule) */
         }
     }
     p->off[p->nr] = (s16)at;

@@ -51,11 +51,7 @@ void bt_rules(struct bt *t)
 /* ---- what an instruction is to be -------------------------------------------------------------------------------- */
 
 /* False: #GP(0), or in 32-bit code an address that has to be cut. */
-static bool target_is_plain(const struct translation *tr)
-{
-    u64 target = branch_target(tr);
-    return tr->context & CTX_32 ? target == (u32)target : va_canonical(target);
-}
+static bool target_is_plain(const struct translation *tr) { return is_plain(branch_target(tr), context_mode(tr->context)); }
 
 /* In 32-bit code: the memory operand is one of the segments that the context says can be used, by a 32-bit address. */
 static bool operand_is_flat(const struct translation *tr)
@@ -223,7 +219,7 @@ u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, bool unroll,
     if (!has_room(t))
         bt_forget(t);
     memcpy(copy, host - in_page, PAGE_SIZE);    /* once: another CPU may be writing there */
-    route_decode(t, copy, (int)in_page, context_mode(context), unroll, &route);
+    route_decode(t, copy, va, context_mode(context), unroll, &route);
     unsigned nr = route.nr, low = in_page + (unsigned)route.low, bytes = (unsigned)(route.high - route.low);
     struct bt_page *page = bt_page_claim(t, host, low, bytes ? bytes : 1);
     if (!page || memcmp(copy + low, host - in_page + low, bytes))

@@ -108,6 +108,8 @@ static inline bool x87_has_flags(const struct x86_insn *i)
 }
 
 static inline bool is_rel(const struct x86_insn *i) { return i->op[0].kind == X86_REL; }
+/* A branch to `target` neither wraps nor faults. */
+static inline bool is_plain(u64 target, unsigned mode) { return mode == 32 ? target == (u32)target : va_canonical(target); }
 static inline u64 branch_target(const struct translation *tr) { return tr->va + tr->off + tr->i->len + tr->i->imm; }
 /* The operand that is in memory, and in *number which it is; NULL: none is. */
 static inline const struct x86_operand *mem_operand(const struct x86_insn *i, unsigned *number)
@@ -144,8 +146,8 @@ struct route {                  /* the instructions of a block: in the order of 
     unsigned nr;
     int low, high;              /* the bytes they are in, from the first one's address */
 };
-/* Decodes what is at `first` of a page, as far as it makes one block; unroll: a loop around the whole block as often as there is room. */
-void route_decode(const struct bt *t, const u8 *page, int first, unsigned mode, bool unroll, struct route *p);
+/* Decodes what is at `va`, in a copy of its page, as far as it makes one block; unroll: a loop around the whole block as often as there is room. */
+void route_decode(const struct bt *t, const u8 *page, u64 va, unsigned mode, bool unroll, struct route *p);
 
 /* ---- insn.c ---- */
 /* tr->i; n: instructions up to and with it. *ended: it was a branch. */
