@@ -44,7 +44,7 @@ struct xl_bt_block {
     u32 code, code_len;         /* cache offset and bytes of its host code */
     s32 low;                    /* where the guest's code begins, from va */
     u32 bytes, nr;              /* of the guest's code; instructions, 0: the interpreter does the first one, there is no code */
-    u32 context;                /* bit 0 TLB set, 1 CPL 3, 2 SSE, 3 floating point, 8 32-bit code, 9 FS and 10 GS usable in it, 11 x87, 12 apart */
+    u32 context;                /* bit 0 TLB set, 1 CPL 3, 2 SSE, 3 floating point, 8 32-bit code, 9 FS and 10 GS usable in it, 11 x87 */
     u32 invalid;                /* its guest code was written since */
     u32 nr_exits, first_exit;
 };

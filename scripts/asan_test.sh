@@ -37,6 +37,7 @@ export PYTHONMALLOC=malloc
 export ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=1:${ASAN_OPTIONS:-}"
 export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}"
 export XENLIKE_BT_MACHINES="${XENLIKE_BT_MACHINES:-100}"
+export XENLIKE_BT_STRESS="${XENLIKE_BT_STRESS:-10}"        # in one second hostile threads do not get far enough for their test here
 rm -f "$copy"/report.*
 
 # It must be this build that is tested, and it must see what it is there for: an overrun of a Python buffer in C.
@@ -56,22 +57,26 @@ export ASAN_OPTIONS="$ASAN_OPTIONS:log_path=$copy/report"
 export UBSAN_OPTIONS="$UBSAN_OPTIONS:log_path=$copy/report"
 
 # The tests that drive the core, not those of texts, of the store and of commands; of the rest, not what takes minutes here. XENLIKE_ASAN=all: guests
-# on the translator and PCs too, which takes twice as long.
+# on the translator and PCs too, which takes twice as long. --ignore-glob does nothing to files that are named here themselves, --deselect does.
 set -- "$@" tests/unit/test_*_core.py tests/unit/test_block_*.py tests/property/test_core_machines.py \
     tests/property/test_hostile_hypercalls.py tests/property/test_thread_stress.py tests/unit/test_builder_layout.py \
     tests/property/test_loader_fuzz.py tests/unit/test_loader_*.py tests/unit/test_pv_*.py tests/unit/test_x86_*.py \
     tests/property/test_x86_fuzz.py tests/property/test_pv_stress.py
 if [ "${XENLIKE_ASAN:-}" = all ]; then
     set -- "$@" tests/unit/test_bt*.py tests/property/test_bt_fuzz.py tests/guests \
-        --ignore-glob='*/test_cli_*' --ignore-glob='*/test_plugin*' --ignore-glob='*/test_bt_verify*' --ignore-glob='*/test_bt_system*' \
-        --ignore-glob='*/test_bt_paths*' --ignore-glob='*/test_bt_traces*' --ignore-glob='*/test_bt_masked*' --ignore-glob='*/test_bt_view*' \
+        --ignore-glob='*/test_cli_*' --ignore-glob='*/test_plugin*' --ignore-glob='*/test_bt_traces*' --ignore-glob='*/test_bt_masked*' \
+        --ignore-glob='*/test_bt_view*' \
         --deselect tests/unit/test_bt.py::test_a_budget_ends_at_the_same_instruction_wherever_it_ends \
         --deselect tests/guests/test_pc_examples.py::test_the_benchmark_guest_agrees_with_the_native_program
 else
-    set -- "$@" tests/guests/test_c_*.py --ignore-glob='*/test_c_build*'
+    set -- "$@" tests/guests/test_c_*.py --deselect tests/guests/test_c_build.py
 fi
 "$python" -m pytest "$@" || {
     status=$?
     cat "$copy"/report.* >&2 2>/dev/null || true
     exit $status
 }
+# Processes that tests expect to die (planted defects, test_bt_verify.py) have left these: not a failure, but not to be overlooked either.
+for report in "$copy"/report.*; do
+    [ ! -e "$report" ] || echo "no test failed; a process of one left $report: $(grep -m1 -e SUMMARY -e 'runtime error' "$report")" >&2
+done

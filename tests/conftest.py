@@ -3,10 +3,19 @@ plugin), and images that others made."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Where the host cannot translate, the interpreter is asked for: else each program that a test runs would say so first, in its output."""
+    from xenlike.engine import ffi, lib
+
+    if lib.xl_bt_unavailable() != ffi.NULL:
+        os.environ.setdefault("XENLIKE_ENGINE", "interp")
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:

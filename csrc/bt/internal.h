@@ -30,8 +30,8 @@ enum { R_AX, R_CX, R_DX, R_BX, R_SP, R_BP, R_SI, R_DI, R_8, R_9, R_10, R_11, R_1
 enum { GUEST_SP = R_13, SCRATCH = R_14, SCRATCH2 = R_15 };
 
 enum {
-    BT_MAX_BLOCK = 64, HOT = 8 /* rounds of a loop before it is unrolled; misfits before a block is made apart */, LEFT_BIAS = BT_MAX_BLOCK,
-    RARE = 1024,                        /* instructions between two misfits that are not worth it */
+    BT_MAX_BLOCK = 64, HOT = 8 /* rounds of a loop before it is unrolled */, LEFT_BIAS = BT_MAX_BLOCK,
+    RARE = 8192,                        /* instructions between two misfits that are borne */
     VOTES = 16,                         /* fills by which an addend must be ahead to become bt->slide */
     CACHE_BYTES = 8 << 20, CACHE_SLACK = 32 << 10,      /* the largest block fits into the slack */
     NR_BLOCKS = 1 << 15, NR_EXITS = 1 << 18, HASH = 1 << 13,
@@ -51,7 +51,7 @@ enum bt_exit_kind {
     EXIT_STEP,                  /* an instruction called out: the interpreter's function does it; the block goes on behind it if nothing speaks against it */
     EXIT_BRANCH,                /* the same, and the block has ended */
     EXIT_TIME,                  /* bt->left is negative */
-    EXIT_MISFIT,                /* a span is not within a page that has bt->slide: another block goes on that needs none (CTX_APART) */
+    EXIT_MISFIT,                /* a span is not within a page that has bt->slide: the interpreter goes on for a while */
 };
 
 struct bt_exit {
@@ -84,8 +84,8 @@ struct bt_block {
     u16 context;
     bool invalid, unrolled, apart;
     u8 rounds;                  /* how often it went back to itself through the loop */
-    u8 misfits;                 /* and met one, */
-    u64 misfit_at;              /* the last when so many had retired */
+    bool misfit;                /* it has met one, */
+    u64 misfit_at;              /* the last when so many instructions had retired */
     u64 hits;                   /* BT_PROFILE */
 };
 
@@ -180,8 +180,7 @@ enum { NR_MAPS = 1 << 19 };
 enum { CTX_SET = 1, CTX_CPL = 2, CTX_SSE = 4, CTX_FP = 8,
        CTX_32 = 0x100,          /* 32-bit code; ES, CS, SS, DS have base 0 and no limit, SS's stack is 32 bits wide (run.c, is_flat) */
        CTX_X87 = 0x800,         /* x87 and MMX can be used, and all exceptions are masked */
-       CTX_FS = 0x200, CTX_GS = 0x400,          /* with CTX_32: FS, GS can be written and have no limit */
-       CTX_APART = 0x1000 };    /* not the CPU's: each access is looked up by itself, as where a span does not fit */
+       CTX_FS = 0x200, CTX_GS = 0x400 };        /* with CTX_32: FS, GS can be written and have no limit */
 static inline unsigned context_mode(unsigned context) { return context & CTX_32 ? 32 : 64; }
 
 /* ---- cache.c ----------------------------------------------------------------------------------------------------- */
@@ -216,7 +215,7 @@ u64 bt_dispatch(struct x86_cpu *c);
 
 /* ---- translate.c ------------------------------------------------------------------------------------------------- */
 void bt_rules(struct bt *t);
-/* A block's number; 0: its first instruction is the interpreter's. apart: as with CTX_APART, which makes it another block besides. */
+/* A block's number; 0: its first instruction is the interpreter's. apart: it has no spans, and asks L1 for any page. */
 u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, bool unroll, bool apart);
 
 /* ---- system.c ---------------------------------------------------------------------------------------------------- */

@@ -4,8 +4,8 @@
  * the cold stub can make them again.
  *
  * L0: an entry for a class of instructions (slot_of), L1: one for a page number modulo its size. An entry is -(page) and host - linear; one of
- * the tables slid and l1_slid only -(page): host - linear is bt->slide. What finds that there is no such entry where another would do leaves for a
- * block that is apart, which uses the former (EXIT_MISFIT, misfit in run.c).
+ * the tables slid and l1_slid only -(page): host - linear is bt->slide. Where a page has another the block is left (EXIT_MISFIT;
+ * misfit in run.c).
  */
 #include "bt/translate.h"
 
@@ -75,15 +75,31 @@ static void e_l1(struct emit *e, u8 op, unsigned reg, u32 disp)     /* op reg, [
     e8(e, 0x65), e8(e, 0x4d), e8(e, op), e8(e, 0x87 | (reg & 7) << 3), e32(e, disp);
 }
 
+/* Whether to translate for a page that has bt->slide: what the register leads to now, if that is known; else what most pages are like. */
+static bool expects_slide(const struct translation *tr, unsigned base, s64 disp)
+{
+    const struct bt *t = tr->t;
+    if (tr->apart)
+        return false;
+    if (base < R_13 && tr->known[base]) {
+        u64 va = t->cpu->r[base] + (u64)tr->moved[base] + (u64)disp;
+        const struct tlb_entry *e = tlb_slot(t->cpu->tlb, tr->set, va);
+        u64 tag = tlb_tag(t->cpu->tlb, va);
+        if (e->read_tag == tag || e->write_tag == tag)
+            return (u64)e->page - (va & ~(u64)(PAGE_SIZE - 1)) == t->slide[tr->set];
+    }
+    return t->votes[tr->set] >= 2 || !t->slide[tr->set];      /* the first page that is filled in decides */
+}
+
 /* For operands with an index, which wander from page to page so that L0 would miss at random: L1 in line. Where a page's addend is as good as known
  * the access need not wait for the entry, only the test: a chase of pointers takes two thirds of the time. */
-static u32 access_indexed(struct translation *tr, unsigned size, bool write, bool aligned)
+static u32 access_indexed(struct translation *tr, unsigned size, bool write, bool aligned, bool slid)
 {
     struct emit *e = &tr->e;
     u32 side = (tr->set * 2 + write) * L1 * 8, from;
     e_bytes(e, (const u8[]){ 0xc4, 0x43, 0xfb, 0xf0, 0xfe, 9 }, 6);     /* rorx r15, r14, 9 */
     e8(e, 0x41), e8(e, 0x81), e8(e, 0xe7), e32(e, (L1 - 1) << 3);       /* and r15d, .. */
-    if (tr->apart) {
+    if (!slid) {
         e_l1(e, 0x03, SCRATCH, GS(l1_negated) + side);                  /* add r14, negated */
         from = e_unless_in_page(e, SCRATCH, PAGE_SIZE - size, aligned);
         e_l1(e, 0x03, SCRATCH, GS(l1_host) + side);                     /* add r14, host */
@@ -140,11 +156,12 @@ static void access_scratch(struct translation *tr, unsigned size, bool write, bo
     u32 at = l0_entry(tr, write, slot);
     bool clobber = flags_may_go(tr);
     indexed &= clobber;
+    bool slid = indexed && expects_slide(tr, tr->i->base, (s64)tr->i->disp);
     carry_end(tr);
-    u32 from = indexed ? access_indexed(tr, size, write, aligned) : clobber ? access_clobbering(tr, at, size, aligned) : access_keeping(tr, at, size);
-    u32 l1 = tr->apart ? GS(l1_negated) + (tr->set * 2 + write) * L1 * 8 : 0;
+    u32 from = indexed ? access_indexed(tr, size, write, aligned, slid) : clobber ? access_clobbering(tr, at, size, aligned) : access_keeping(tr, at, size);
+    u32 l1 = slid ? 0 : GS(l1_negated) + (tr->set * 2 + write) * L1 * 8;
     struct cold *c = cold_access(tr, indexed ? COLD_MISS : COLD_ACCESS, from, size, write, aligned, false, indexed ? l1 : at);
-    tr->t->exits[c->exit].slid = indexed && !tr->apart;
+    tr->t->exits[c->exit].slid = slid;
     tr->operand = (struct operand){ .base = -1 };
 }
 
@@ -156,6 +173,15 @@ static u32 e_unless_fits(struct emit *e, unsigned room, bool whole)
     if (whole)
         e_bytes(e, (const u8[]){ 0xc4, 0x43, 0xfb, 0xf0, 0xff, 4 }, 6);     /* rorx r15, r15, 4: what is no multiple becomes huge */
     return e_unless_in_page(e, SCRATCH2, whole ? (PAGE_SIZE - room) / 16 : PAGE_SIZE - room, false);
+}
+
+/* r14 := bt->slide. */
+static void load_slide(struct translation *tr)
+{
+    if (tr->slid)
+        return;
+    e_load(&tr->e, SCRATCH, GS(slide) + 8 * tr->set);
+    tr->carry.on = false, tr->slid = true;
 }
 
 /* The first access of a span: the test. */
@@ -174,10 +200,9 @@ static void open_span(struct translation *tr, unsigned base, s32 disp, unsigned 
     c->misfit = tr_exit(tr, EXIT_MISFIT, 0);
     c->direct = true, c->base = (u8)host, c->disp = disp, c->bias = s->low, c->room = room, c->whole = s->whole;
     tr->lost = true;
-    if (!tr->slid)
-        e_load(e, SCRATCH, GS(slide) + 8 * tr->set);
+    tr->carry.on = false;
+    load_slide(tr);
     c->back = e->at;
-    tr->slid = true;
 }
 
 static bool in_span(const struct span *s, s32 disp, unsigned size, bool write, bool aligned)
@@ -193,9 +218,7 @@ static void access_direct(struct translation *tr, unsigned base, s32 disp, unsig
     unsigned host = base == R_SP ? GUEST_SP : base;
     tr->operand = (struct operand){ (int)host, disp };
     if (in_span(&tr->span[base], disp, size, write, aligned)) {
-        if (!tr->slid)
-            e_load(e, SCRATCH, GS(slide) + 8 * tr->set);
-        tr->slid = true;
+        load_slide(tr);
         return;
     }
     if (!flags_may_go(tr)) {
@@ -203,7 +226,7 @@ static void access_direct(struct translation *tr, unsigned base, s32 disp, unsig
         access_scratch(tr, size, write, aligned, slot, false);
         return;
     }
-    if (!tr->apart) {
+    if (expects_slide(tr, base, disp)) {
         open_span(tr, base, disp, size, write, aligned, slot);
         return;
     }
@@ -211,6 +234,7 @@ static void access_direct(struct translation *tr, unsigned base, s32 disp, unsig
     bool near = !aligned && k->on && k->base == base && k->write >= write && above >= 0 && above + size <= PAGE_SIZE;
     if (!near) {
         struct run run = aligned ? (struct run){ disp, write } : near_run(tr, base, disp, write);
+        tr->slid = false;
         *k = (struct carry){ true, run.write, (u8)base, run.low, l0_entry(tr, run.write, slot) };
         above = (s64)disp - run.low;
         e_lea(e, true, SCRATCH2, (int)host, NO_INDEX, 0, run.low);

@@ -6,7 +6,7 @@
  * which the instructions behind it will reach by that register are in one page that has bt->slide. The others test nothing, and any number of registers
  * can have one. What it takes: a base that only constants are added to.
  *
- * A run, in blocks that are apart: the first access looks for the entry of the page of the lowest one, and leaves the page's addend in r14, the
+ * A run, where the slide is not expected (expects_slide in memory.c): the first access looks for the entry of the page of the lowest one, and leaves the page's addend in r14, the
  * distance from the page's beginning in r15; the others only compare r15. What it takes besides: nothing in between that needs r14 or r15.
  */
 #include "bt/translate.h"

@@ -119,8 +119,8 @@ static inline u64 begin(struct bt *t, u64 host)
     return go(t, host, 0);
 }
 
-/* The block at rip, or the one of those that are apart, translated if need be. 0: the interpreter's turn. */
-static u32 block_at_rip(struct bt *t, bool apart)
+/* The block at rip, translated if need be. 0: the interpreter's turn. */
+static u32 block_at_rip(struct bt *t)
 {
     struct x86_cpu *c = t->cpu;
     u64 rip = c->r[X86_RIP];
@@ -128,11 +128,11 @@ static u32 block_at_rip(struct bt *t, bool apart)
     if (unlikely(!host))
         return 0;
     bt_look_for_writes(t);              /* a walk may grant a right to write: as in miss() */
-    u16 context = context_of(c), kind = context | (apart ? CTX_APART : 0);
-    u32 b = bt_block_find(t, host, rip, kind);
+    u16 context = context_of(c);
+    u32 b = bt_block_find(t, host, rip, context);
     if (unlikely(!b)) {
         u64 start = t->options & BT_CLOCK ? clock_monotonic_ns() : 0;
-        b = bt_translate(t, host, rip, kind, false, false);
+        b = bt_translate(t, host, rip, context, false, false);
         if (start)
             t->stats.translate_ns += clock_monotonic_ns() - start;
         settle(t);                      /* the page may be code only now, and the TLB flushed for it */
@@ -147,7 +147,7 @@ static u32 block_at_rip(struct bt *t, bool apart)
         bt_forget_jumps(t);
     }
     bt_note_code(t, rip);
-    if (!(t->options & BT_NO_CHAIN) && !apart)
+    if (!(t->options & BT_NO_CHAIN))
         bt_jump_fill(t, set, rip, t->block[b].code);
     return b;
 }
@@ -167,7 +167,7 @@ static u64 next_block(struct bt *t)
         if (host)
             return begin(t, host);
     }
-    u32 b = block_at_rip(t, false);
+    u32 b = block_at_rip(t);
     return b ? begin(t, bt_host_address(t, t->block[b].code)) : 0;
 }
 
@@ -259,7 +259,7 @@ static u64 step(struct bt *t, u32 n)
             return 0;
         settle(t);
     } while (unlikely(c->r[X86_RIP] == rip) && i && i->prefixes & (X86_REP | X86_REPNE) && flushes == t->stats.flushes && !b->invalid);
-    if (flushes != t->stats.flushes || !x->behind || !i || c->r[X86_RIP] != rip + i->len || b->invalid || !can_translate(c) || context_of(c) != (b->context & ~CTX_APART) ||
+    if (flushes != t->stats.flushes || !x->behind || !i || c->r[X86_RIP] != rip + i->len || b->invalid || !can_translate(c) || context_of(c) != b->context ||
         c->limit - c->retired < b->nr ||
         (forgotten != t->forgotten && (!x->drops || code_at(c, rip, false) != b->host + x->off)))
         return next_block(t);           /* x may be another's after a flush */
@@ -276,7 +276,7 @@ static u64 step(struct bt *t, u32 n)
 static u64 settled_block(struct bt *t)
 {
     settle(t);
-    u32 b = can_translate(t->cpu) ? block_at_rip(t, false) : 0;
+    u32 b = can_translate(t->cpu) ? block_at_rip(t) : 0;
     return b ? begin(t, bt_host_address(t, t->block[b].code)) : 0;
 }
 
@@ -301,8 +301,8 @@ static u64 interpret_one(struct bt *t)
     return next_block(t);
 }
 
-/* An access does not fit into what its block takes for granted of pages: a block that is apart goes on. If that happens often in this block, it will be apart
- * itself. */
+/* An access does not fit into what its block takes for granted of pages. The interpreter goes on to where a block begins. If that comes soon again,
+ * another block takes the place of this one, in which each access is looked up by itself. */
 static u64 misfit(struct bt *t, u32 n)
 {
     struct x86_cpu *c = t->cpu;
@@ -311,13 +311,19 @@ static u64 misfit(struct bt *t, u32 n)
     if (must_look(c))
         return 0;
     settle(t);
-    block->misfits = c->retired - block->misfit_at < RARE ? block->misfits + 1 : 0;
-    block->misfit_at = c->retired;
-    if (block->misfits == HOT)
+    if (block->misfit && c->retired - block->misfit_at < RARE)
         replace(t, b, block->unrolled, true);
-    settle(t);                          /* a page may be code only now */
-    b = block_at_rip(t, true);
-    return b ? begin(t, bt_host_address(t, t->block[b].code)) : interpret_one(t);
+    block->misfit = true, block->misfit_at = c->retired;
+    for (unsigned k = 0; k < BT_MAX_BLOCK; k++) {
+        x86_run_one(c);
+        t->stats.interpreted++;
+        if (must_look(c))
+            return 0;
+        settle(t);
+        if (bt_jump_find(t, c->tlb_set, c->r[X86_RIP]))
+            break;
+    }
+    return next_block(t);
 }
 
 /* An access that L1 does not have. Looking a page up may grant a right to write that another CPU's store has set free, by taking the page's claims away: what
@@ -347,7 +353,7 @@ static u64 connect(struct bt *t, u32 n)
     const struct bt_exit x = t->exits[n];
     u64 flushes = t->stats.flushes;
     settle(t);
-    u32 b = block_at_rip(t, false);
+    u32 b = block_at_rip(t);
     if (!b)
         return 0;
     if (b == x.block && x.kind == EXIT_CHAIN && !t->block[b].unrolled) {

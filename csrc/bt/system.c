@@ -266,7 +266,7 @@ __attribute__((target("general-regs-only"))) u64 bt_level_switch(struct x86_cpu 
     u64 old = (c->rflags & ~(u64)X86_ARITH_FLAGS) | (t->flags >> 8 & 0xd5) | (t->flags & 1) << 11, next = b->va + x->off + 2 /* bytes of syscall */;
     u64 flags = sysret ? (c->r[X86_R11] & SYSRET_FLAGS) | X86_FLAG1 : (old & ~(c->sfmask | X86_RF)) | X86_FLAG1;
     u64 target = sysret ? c->r[X86_RCX] : c->lstar, place;
-    u16 context = (u16)((b->context & ~(CTX_SET | CTX_CPL | CTX_APART)) | (sysret ? CTX_SET | CTX_CPL : 0));
+    u16 context = (u16)((b->context & ~(CTX_SET | CTX_CPL)) | (sysret ? CTX_SET | CTX_CPL : 0));
     s64 left = t->left - x->k - 1;
     __asm__("pext %2, %1, %0" : "=r"(place) : "r"(target), "r"(JUMP_MASK));
     if (unlikely(!(c->efer & X86_EFER_SCE) || c->slow || c->strict || flags & (X86_TF | X86_RF) || c->cr0 & X86_CR0_AM || left < 0 || t->jump_context[set] != context ||

@@ -228,7 +228,7 @@ u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, bool unroll,
     u32 b = t->nr_blocks++;
     struct translation tr = {
         .e = { t, t->rw + t->used, t->used }, .t = t, .b = b, .set = context & CTX_SET, .va = va, .context = context,
-        .apart = apart || context & CTX_APART
+        .apart = apart
     };
     for (unsigned n = 0; n < R_13; n++)
         tr.known[n] = true;

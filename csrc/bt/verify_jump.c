@@ -184,7 +184,7 @@ static bool is_chained(struct check *c, const struct path *p, u32 rel, u32 targe
         if (t->exits[n].kind == EXIT_CHAIN && t->exits[n].patch == rel)
             x = &t->exits[n];
     for (u32 n = 1; x && n < t->nr_blocks; n++)
-        if (t->block[n].code == target && t->block[n].va == x->target && t->block[n].nr && t->block[n].context == (c->b->context & ~CTX_APART))
+        if (t->block[n].code == target && t->block[n].va == x->target && t->block[n].nr && t->block[n].context == c->b->context)
             return p->in_time ? verify_goes_to(c, p, value_const(&c->values, x->target)) : verify_refuse(c, "jumps on without time");
     return verify_refuse(c, "jumps to what is neither the block's own nor a routine nor chained");
 }

@@ -19,7 +19,7 @@ __all__ = ["read_translation"]
 
 _KINDS = ("chain", "link", "next", "miss", "step", "branch", "time", "misfit")
 _WHY = {"next": "the loop looks for the next block", "miss": "no TLB entry", "step": "interpreted, then on",
-        "branch": "interpreted", "time": "the budget is used up", "misfit": "the page has another addend than most, or not all of the span: a block that is apart goes on"}
+        "branch": "interpreted", "time": "the budget is used up", "misfit": "the page has another addend than most, or not all of the span; interpreted for a while"}
 _LINKED = {"chain": "chained", "link": "linked", "next": ""}
 _GS = re.compile(r"(?:(?:qword|dword|word|byte) )?gs:\[(?:(r\w+(?:\*8)?) ?\+ ?)?(0x[0-9a-f]+|\d+)\]")
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
@@ -30,7 +30,7 @@ _PARTS = (("l0.", "mmu"), ("l1.", "mmu"), ("slid", "mmu"), ("mask_jump", "jump")
 _FLAG_MOVES = ("lahf", "sahf", "seto")
 _NOTED = ("miss", "time", "step", "branch", "misfit")       # ways out that a jump to their stub is annotated with
 _CODE_32 = 0x100          # of a block's context, whose other bits (csrc/bt/internal.h) are:
-_ASSUMED = ((_CODE_32, "32-bit code"), (0x200, "flat FS"), (0x400, "flat GS"), (4, "SSE"), (8, "floating point"), (0x800, "x87"), (0x1000, "apart"))
+_ASSUMED = ((_CODE_32, "32-bit code"), (0x200, "flat FS"), (0x400, "flat GS"), (4, "SSE"), (8, "floating point"), (0x800, "x87"))
 _MAX_MAPS, _MAX_LINE, _SHORT = 64, 15, 2
 
 
