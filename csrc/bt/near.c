@@ -59,29 +59,39 @@ static bool changes(const struct x86_insn *i, unsigned base, s64 *by, bool *cons
     return true;
 }
 
+/* A look at the instructions behind tr->i, for as long as only constants are added to a base register. */
+struct ahead { const struct x86_insn *i; unsigned k; s64 moved; bool branched; };      /* moved: the constants so far; branched: a branch came before */
+
+/* The next instruction, in ahead->i. NULL: there is none, or the base will be something else. */
+static const struct near *look_ahead(const struct translation *tr, unsigned base, struct ahead *a)
+{
+    bool constant;
+    s64 by;
+    if (a->k == tr->nr_rest)
+        return NULL;
+    if (changes(a->i, base, &by, &constant)) {
+        if (!constant)
+            return NULL;
+        a->moved += by;
+    }
+    const struct near *n = &tr->rest_near[a->k];
+    a->i = &tr->rest[a->k++];
+    a->branched |= n->branch;
+    return n;
+}
+
 struct run near_run(struct translation *tr, unsigned base, s32 disp, bool write)
 {
     struct run run = { disp, write };
-    const struct x86_insn *i = tr->i;
-    bool branched = false, constant;
-    s64 moved = 0, by;
-    for (unsigned k = 0; k < tr->nr_rest; k++) {
-        struct near n = tr->rest_near[k];
-        if (changes(i, base, &by, &constant)) {
-            if (!constant)
-                break;
-            moved += by;
-        }
-        i = &tr->rest[k];
-        if (!n.keeps || (n.access && n.base != base))
-            break;
-        branched |= n.branch;
-        if (!n.access)
+    struct ahead a = { .i = tr->i };
+    const struct near *n;
+    while ((n = look_ahead(tr, base, &a)) && n->keeps && (!n->access || n->base == base)) {
+        s64 d = n->disp + a.moved;
+        if (!n->access)
             continue;
-        s64 d = n.disp + moved;
-        if (d < (s64)disp - NEAR || d > (s64)disp + NEAR || (n.write && !run.write && branched))
+        if (d < (s64)disp - NEAR || d > (s64)disp + NEAR || (n->write && !run.write && a.branched))
             break;                      /* what is stored on some paths only does not make loads stores */
-        run.write |= n.write;
+        run.write |= n->write;
         run.low = d < run.low ? (s32)d : run.low;
     }
     return run;
@@ -117,25 +127,14 @@ static s64 longest(const struct translation *tr, unsigned base, s64 disp)
 struct span near_span(struct translation *tr, unsigned base, s32 disp, unsigned size, bool write, bool aligned)
 {
     struct span s = { true, write, aligned, disp, disp + (s32)size };
-    const struct x86_insn *i = tr->i;
-    bool branched = false, constant;
-    s64 moved = 0, by;
-    for (unsigned k = 0; k < tr->nr_rest; k++) {
-        struct near n = tr->rest_near[k];
-        if (changes(i, base, &by, &constant)) {
-            if (!constant)
-                break;
-            moved += by;
-        }
-        i = &tr->rest[k];
-        if (n.step)
-            break;
-        branched |= n.branch;
-        s64 d = n.disp + moved, low = d < s.low ? d : s.low;
-        if (!n.access || n.base != base || d != (s32)d || (n.write && !s.write && branched))
+    struct ahead a = { .i = tr->i };
+    const struct near *n;
+    while ((n = look_ahead(tr, base, &a)) && !n->step) {
+        s64 d = n->disp + a.moved, low = d < s.low ? d : s.low;
+        if (!n->access || n->base != base || d != (s32)d || (n->write && !s.write && a.branched))
             continue;                   /* what is stored on some paths only does not make loads stores */
-        if (include(&s, &n, d, longest(tr, base, low)))
-            s.write |= n.write;
+        if (include(&s, n, d, longest(tr, base, low)))
+            s.write |= n->write;
     }
     return s;
 }

@@ -290,14 +290,17 @@ static void replace(struct bt *t, u32 b, bool unroll, bool apart)
         bt_block_replace(t, b, new);
 }
 
-/* The instruction at rip is the interpreter's. Then on. */
-static u64 interpret_one(struct bt *t)
+/* The interpreter goes on for n instructions, or to where a block is known to begin. Then on there. */
+static u64 interpret_some(struct bt *t, unsigned n)
 {
-    x86_run_one(t->cpu);
-    t->stats.interpreted++;
-    if (must_look(t->cpu))
-        return 0;
-    settle(t);
+    struct x86_cpu *c = t->cpu;
+    do {
+        x86_run_one(c);
+        t->stats.interpreted++;
+        if (must_look(c))
+            return 0;
+        settle(t);
+    } while (--n && !bt_jump_find(t, c->tlb_set, c->r[X86_RIP]));
     return next_block(t);
 }
 
@@ -314,16 +317,7 @@ static u64 misfit(struct bt *t, u32 n)
     if (block->misfit && c->retired - block->misfit_at < RARE)
         replace(t, b, block->unrolled, true);
     block->misfit = true, block->misfit_at = c->retired;
-    for (unsigned k = 0; k < BT_MAX_BLOCK; k++) {
-        x86_run_one(c);
-        t->stats.interpreted++;
-        if (must_look(c))
-            return 0;
-        settle(t);
-        if (bt_jump_find(t, c->tlb_set, c->r[X86_RIP]))
-            break;
-    }
-    return next_block(t);
+    return interpret_some(t, BT_MAX_BLOCK);
 }
 
 /* An access that L1 does not have. Looking a page up may grant a right to write that another CPU's store has set free, by taking the page's claims away: what
@@ -397,7 +391,7 @@ static u64 dispatch(struct bt *t, u32 n)
     case EXIT_TIME:
         if (must_look_before(t, x))
             return 0;
-        return interpret_one(t);
+        return interpret_some(t, 1);
     case EXIT_MISFIT:
         return misfit(t, n);
     case EXIT_CHAIN: case EXIT_LINK:
