@@ -65,7 +65,8 @@ def test_on_the_virtual_clock(engine: str) -> None:
 def test_the_host_writes(engine: str) -> None:
     """Wrong if what a debugger or a device writes into code is not run, by processors that never rest meanwhile."""
     with Host(clock="real", pcpus=2, engine=engine) as host:
-        domain = host.create(guest("crossmod"), vcpus=2, extra=f"rounds={ROUNDS} cpus=2 host")
+        domain = host.create(guest("crossmod"), vcpus=2, extra=f"rounds={ROUNDS} cpus=2 host",
+                             on_poweroff="preserve")     # its memory can be read when it has ended
         found = domain.console.expect(r"host: rounds (\d+) target (\w+) round (\w+) seen (\w+) cpus (\d+)", timeout=60)
         rounds, cpus = int(found[1]), int(found[5])
         target, number, seen = (int(found[k], 16) for k in (2, 3, 4))
