@@ -157,7 +157,9 @@ class Dom0(Guest):
     def _serve_store(self, served: _Served) -> None:
         if served.store is not None:
             served.store.service()
-            if served.store.connection.stalled:
+            if served.store is not None and served.store.more:          # after all else that waits: a guest may go on for ever
+                self.host.lane.call_at(self.host.now(), lambda: self._serve_store(served))
+            if served.store is not None and served.store.connection.stalled:
                 self._forgive_later()
 
     def _forgive_later(self) -> None:

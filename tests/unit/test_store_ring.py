@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from xenlike.store import Hooks, RingClient, RingError, RingTransport, Store, wire
+from xenlike.store import Hooks, RingClient, RingError, RingTransport, Store, ringpage, wire
 from xenlike.store.wire import Type
 
 REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD, FEATURES, CONNECTION, ERROR = range(2048, 2076, 4)
@@ -96,6 +96,39 @@ def test_pipelined_requests_are_answered_in_order(store):
     ids = [guest.client.request(Type.WRITE, b"x\0%d" % i) for i in range(200)]
     assert [m.req_id for m in guest.run()] == ids
     assert guest.call(Type.READ, b"x\0").payload == b"199"
+
+
+class _PublishesMeanwhile:
+    """A page's index words, on which the guest publishes another piece just before the server publishes what it took."""
+
+    def __init__(self, page: bytearray, words, piece: bytes) -> None:
+        self.page, self.words, self.piece = page, words, piece
+
+    def __getitem__(self, n):
+        return self.words[n]
+
+    def __setitem__(self, n, value):
+        if n == ringpage.REQ_CONS and self.piece:
+            prod = word(self.page, REQ_PROD)
+            self.page[prod : prod + len(self.piece)] = self.piece
+            set_word(self.page, REQ_PROD, prod + len(self.piece))
+            self.piece = b""
+        self.words[n] = value
+
+
+def test_what_is_published_without_an_event_is_taken(store):
+    """Linux publishes a request's body without an event if its header is not consumed yet: the guest waited for ever."""
+    page = bytearray(4096)
+    transport = RingTransport(store, 5, page, lambda: None)
+    request = wire.pack(Type.WRITE, 1, 0, b"x\0meanwhile")
+    page[:16], page_words = request[:16], transport._page.words
+    set_word(page, REQ_PROD, 16)
+    transport._page.words = _PublishesMeanwhile(page, page_words, request[16:])
+    transport.service()
+    assert transport.more and word(page, RSP_PROD) == 0
+    transport.service()
+    assert not transport.more and word(page, RSP_PROD) > 0
+    assert store.direct().read("/local/domain/5/x") == "meanwhile"
 
 
 def test_full_reply_ring_waits_for_the_guest(store):

@@ -1,7 +1,7 @@
 """The server's side of a guest's xenstore ring: moves bytes between a ring page and a `Connection`.
 
 The toolstack makes one `RingTransport` a domain, in its `Hooks.introduce`, and calls `service` at every event on the
-domain's xenstore port. The page belongs to a hostile guest (see `ringpage`); whatever is in it, the worst is
+domain's xenstore port, and again while there is `more`. The page belongs to a hostile guest (see `ringpage`); whatever is in it, the worst is
 that this domain's connection is cut, with the reason in the page's error word, until it asks for a reconnect.
 """
 
@@ -69,10 +69,19 @@ class RingTransport:
         """Take what the guest published by now, serve it, and publish what there is room for.
 
         Returns whether any byte moved or the connection was reset, in which case `notify` was called. What the
-        guest publishes during the call is left for the event that it must send after it. Never raises on
-        account of the page's contents.
+        guest publishes during the call may have no event of its own: see `more`. Never raises on account of the
+        page's contents.
         """
         return self._run(self._take)
+
+    @property
+    def more(self) -> bool:
+        """The guest has published something since the last `service` looked, which should be called again, after others.
+
+        Linux sends an event only if, at that moment, everything before was consumed (drivers/xen/xenbus/xenbus_comms.c,
+        xb_write): the body of a request, published while its header is being taken, comes without one.
+        """
+        return not self.detached and not self.connection.closed and not self._unread and self._inbox.waiting()
 
     def reset(self) -> None:
         """Empty the ring and begin anew, as at a second INTRODUCE: indices 0, no watches, no transactions."""

@@ -6,11 +6,15 @@ each of its indices is read once, checked, and only the copy used; our own indic
 in the page. Used by `ring` (server) and `client_ring` (guest).
 
 Ordering: data is copied before the index that publishes it is stored, and an index is read before the data it
-publishes. An index is one aligned 32-bit store or load through a typed memoryview. Python emits no barriers; x86
-keeps stores in order and loads in order, which is all that this needs there.
+publishes. An index is one aligned 32-bit store or load through a typed memoryview. x86 keeps stores in order and
+loads in order, which is enough for that. It does not keep a load behind an earlier store, and that is needed too: either
+end sends no event if, by the other's index, the other has something to do anyway. So whoever has published an index looks
+at the other's once more before it waits, and `publish` puts a barrier between the two.
 """
 
 from __future__ import annotations
+
+import threading
 
 RING_SIZE = 1024
 PAGE_SIZE = 4096
@@ -25,6 +29,9 @@ _WORDS_OFFSET, _WORDS_END = 2048, 2080
 
 #: Values of the connection word.
 CONNECTED, RECONNECT = 0, 1
+
+
+_barrier = threading.Lock()  # taking and giving back a lock are locked instructions, each a full barrier: Python has no other
 
 
 class BadIndex(Exception):
@@ -45,6 +52,12 @@ class RingPage:
         self._words_bytes = self.bytes[_WORDS_OFFSET:_WORDS_END]
         self.words = self._words_bytes.cast("I")
         self._views = (self.words, self._words_bytes, self.bytes, view)
+
+    def publish(self, word: int, index: int) -> None:
+        """Store an index of ours; what is read of the page afterwards is read behind it."""
+        self.words[word] = index
+        with _barrier:
+            pass
 
     def release(self) -> None:
         """Give up every view of the page, so that its owner may unmap it."""
@@ -77,8 +90,12 @@ class Inbox:
         if first < available:
             data += bytes(page.bytes[self._queue : self._queue + available - first])
         self.cons = (self.cons + available) & _U32
-        page.words[self._cons_word] = self.cons
+        page.publish(self._cons_word, self.cons)
         return data
+
+    def waiting(self) -> bool:
+        """Something is published that was not taken, or the index is none."""
+        return self._page.words[self._prod_word] != self.cons
 
     def reset(self) -> None:
         """Begin anew at index 0."""
@@ -113,7 +130,7 @@ class Outbox:
         if first < len(data):
             page.bytes[self._queue : self._queue + len(data) - first] = data[first:]
         self.prod = (self.prod + len(data)) & _U32
-        page.words[self._prod_word] = self.prod
+        page.publish(self._prod_word, self.prod)
 
     def reset(self) -> None:
         """Begin anew at index 0."""
