@@ -233,6 +233,10 @@ void bt_block_replace(struct bt *t, u32 old, u32 new)
     unlink_block(t, old);
     struct emit e = { t, t->rw + block->code, block->code };
     e_jmp(&e, t->block[new].code);
+    for (u32 b = new; b; b = t->block[b].page_next)     /* the blocks of the page: chains come from nowhere else */
+        for (u32 n = t->block[b].entry_exit, k = 0; k < t->block[b].nr_exits; k++)
+            if (t->exits[n + k].kind == EXIT_CHAIN && t->exits[n + k].target == block->va && bt_cache_target(t, t->exits[n + k].patch) == block->code)
+                bt_cache_patch(t, t->exits[n + k].patch, t->block[new].code);
 }
 
 static void invalidate(struct bt *t, u32 b)

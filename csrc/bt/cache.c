@@ -292,4 +292,11 @@ void bt_cache_patch(struct bt *t, u32 at, u32 target)
     memcpy(t->rw + at, &d, 4);
 }
 
+u32 bt_cache_target(const struct bt *t, u32 at)
+{
+    u32 d;
+    memcpy(&d, t->rw + at, 4);
+    return at + 4 + d;
+}
+
 #endif

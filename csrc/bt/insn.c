@@ -48,7 +48,7 @@ void tr_near(const struct translation *tr, struct near *n)
     bool wide = i->addr_mask == ~0ul && i->base < R_13, stays = true;
     unsigned k = 0;
     const struct x86_operand *mem = mem_operand(i, &k);
-    *n = (struct near){ .base = R_SP, .size = (u8)tr_width(tr), .branch = rule == JCC, .step = rule == STEP };
+    *n = (struct near){ .of = place_of(R_SP), .size = (u8)tr_width(tr), .branch = rule == JCC, .step = rule == STEP };
     for (unsigned k = 0; k < i->nr_ops; k++)
         stays &= i->op[k].kind != X86_REG || !moves(i->op[k].reg / 8);
     switch (rule) {
@@ -67,14 +67,14 @@ void tr_near(const struct translation *tr, struct near *n)
         n->keeps = stays && (rule == RET || i->op[0].reg / 8 != R_SP);
         break;
     case LEAVE:
-        n->access = true, n->base = R_BP;
+        n->access = true, n->of = place_of(R_BP);
         break;
     case MODIFY: case READ: case MOVE: case BITS:
-        if (mem && wide && i->index == X86_ZERO && i->mem_seg != X86_FS && i->mem_seg != X86_GS) {
+        if (mem && tr_has_place(i)) {
             n->access = true, n->write = is_store(i, rule, k), n->aligned = op_aligned(x86_forms[i->form].op, mem->size);
-            n->base = i->base, n->size = (u8)mem->size, n->disp = (s64)i->disp;
+            n->of = (struct place){ i->base, i->index, i->scale }, n->size = (u8)mem->size, n->disp = (s64)i->disp;
         }
-        n->keeps = stays && (!mem || (n->access && !n->aligned));
+        n->keeps = stays && (!mem || (n->access && !n->aligned && is_plain_place(n->of)));
         break;
     default:
         break;

@@ -30,7 +30,10 @@ enum { R_AX, R_CX, R_DX, R_BX, R_SP, R_BP, R_SI, R_DI, R_8, R_9, R_10, R_11, R_1
 enum { GUEST_SP = R_13, SCRATCH = R_14, SCRATCH2 = R_15 };
 
 enum {
-    BT_MAX_BLOCK = 64, HOT = 8 /* rounds of a loop before it is unrolled */, LEFT_BIAS = BT_MAX_BLOCK,
+    BT_MAX_BLOCK = 64, LEFT_BIAS = BT_MAX_BLOCK,
+    HOT = 8, TRIES = 3,                 /* rounds of a loop before it is watched; how often at most */
+    WATCHED = 512,                      /* instructions for which it is, at most */
+    PATH = 8,                           /* branches of a block that are followed as taken */
     RARE = 8192,                        /* instructions between two misfits that are borne */
     VOTES = 16,                         /* fills by which an addend must be ahead to become bt->slide */
     CACHE_BYTES = 8 << 20, CACHE_SLACK = 32 << 10,      /* the largest block fits into the slack */
@@ -72,6 +75,12 @@ struct bt_exit {
     u32 insn;                   /* STEP, BRANCH, MISS: bt->insns, decoded when first needed. 0: not yet */
 };
 
+/* Of a block's conditional branches forward those that are followed where they lead, by offset from its first byte; all others are followed as not taken. */
+struct loop_path { u8 nr; s16 taken[PATH]; };
+
+/* What a block takes for granted of accesses near each other: all that it can; spans of single registers only; nothing, each is looked up by its own entry. */
+enum bt_apart { SPANS, PLAIN_SPANS, APART };
+
 struct bt_block {
     const u8 *host;             /* the guest's bytes */
     u64 va;
@@ -82,8 +91,11 @@ struct bt_block {
     u16 bytes, nr;              /* of the guest's code; instructions */
     s16 low;                    /* where the bytes begin, from the first instruction: jumps back are followed */
     u16 context;
-    bool invalid, unrolled, apart;
-    u8 rounds;                  /* how often it went back to itself through the loop */
+    bool invalid;
+    u8 apart;                   /* enum bt_apart */
+    bool unrolled;              /* its loop has been watched, or is none that can be */
+    u8 rounds;                  /* how often it was gone back to through the loop */
+    struct loop_path path;
     bool misfit;                /* it has met one, */
     u64 misfit_at;              /* the last when so many instructions had retired */
     u64 hits;                   /* BT_PROFILE */
@@ -188,6 +200,7 @@ bool bt_cache_possible(void);   /* executable memory is not refused */
 bool bt_cache_create(struct bt *t);
 void bt_cache_destroy(struct bt *t);
 void bt_cache_patch(struct bt *t, u32 at, u32 target);         /* the rel32 at `at` */
+u32 bt_cache_target(const struct bt *t, u32 at);                /* where it leads */
 static inline u64 bt_host_address(const struct bt *t, u32 off) { return (u64)t->rx + off; }
 
 /* ---- block.c ----------------------------------------------------------------------------------------------------- */
@@ -215,8 +228,8 @@ u64 bt_dispatch(struct x86_cpu *c);
 
 /* ---- translate.c ------------------------------------------------------------------------------------------------- */
 void bt_rules(struct bt *t);
-/* A block's number; 0: its first instruction is the interpreter's. apart: it has no spans, and asks L1 for any page. */
-u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, bool unroll, bool apart);
+/* A block's number; 0: its first instruction is the interpreter's. loop: it is one, and goes by this path mostly. */
+u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, const struct loop_path *loop, enum bt_apart apart);
 
 /* ---- system.c ---------------------------------------------------------------------------------------------------- */
 void bt_system_masks(struct bt *t);

@@ -75,14 +75,15 @@ static void e_l1(struct emit *e, u8 op, unsigned reg, u32 disp)     /* op reg, [
     e8(e, 0x65), e8(e, 0x4d), e8(e, op), e8(e, 0x87 | (reg & 7) << 3), e32(e, disp);
 }
 
-/* Whether to translate for a page that has bt->slide: what the register leads to now, if that is known; else what most pages are like. */
-static bool expects_slide(const struct translation *tr, unsigned base, s64 disp)
+/* Whether to translate for a page that has bt->slide: what the place is now, if that is known; else what most pages are like. */
+static bool expects_slide(const struct translation *tr, struct place of, s64 disp)
 {
     const struct bt *t = tr->t;
-    if (tr->apart)
+    u64 va;
+    if (tr->apart == APART)
         return false;
-    if (base < R_13 && tr->known[base]) {
-        u64 va = t->cpu->r[base] + (u64)tr->moved[base] + (u64)disp;
+    if (near_address(tr, of, &va)) {
+        va += (u64)disp;
         const struct tlb_entry *e = tlb_slot(t->cpu->tlb, tr->set, va);
         u64 tag = tlb_tag(t->cpu->tlb, va);
         if (e->read_tag == tag || e->write_tag == tag)
@@ -91,21 +92,34 @@ static bool expects_slide(const struct translation *tr, unsigned base, s64 disp)
     return t->votes[tr->set] >= 2 || !t->slide[tr->set];      /* the first page that is filled in decides */
 }
 
+/* r15, which has a linear address, := the place of its page in a side of L1. */
+static void e_l1_index(struct emit *e)
+{
+    e_bytes(e, (const u8[]){ 0xc4, 0x43, 0xfb, 0xf0, 0xfe, 9 }, 6);     /* rorx r15, r14, 9 */
+    e8(e, 0x41), e8(e, 0x81), e8(e, 0xe7), e32(e, (L1 - 1) << 3);       /* and r15d, .. */
+}
+
+/* r15 := the distance of r14, a linear address, from the beginning of its page, if that has bt->slide. */
+static void e_l1_slid(struct emit *e, u32 side)
+{
+    e_l1_index(e);
+    e_l1(e, 0x8b, SCRATCH2, GS(l1_slid) + side);                        /* mov r15, negated */
+    e_bytes(e, (const u8[]){ 0x4d, 0x01, 0xf7 }, 3);                    /* add r15, r14 */
+}
+
 /* For operands with an index, which wander from page to page so that L0 would miss at random: L1 in line. Where a page's addend is as good as known
  * the access need not wait for the entry, only the test: a chase of pointers takes two thirds of the time. */
 static u32 access_indexed(struct translation *tr, unsigned size, bool write, bool aligned, bool slid)
 {
     struct emit *e = &tr->e;
     u32 side = (tr->set * 2 + write) * L1 * 8, from;
-    e_bytes(e, (const u8[]){ 0xc4, 0x43, 0xfb, 0xf0, 0xfe, 9 }, 6);     /* rorx r15, r14, 9 */
-    e8(e, 0x41), e8(e, 0x81), e8(e, 0xe7), e32(e, (L1 - 1) << 3);       /* and r15d, .. */
     if (!slid) {
+        e_l1_index(e);
         e_l1(e, 0x03, SCRATCH, GS(l1_negated) + side);                  /* add r14, negated */
         from = e_unless_in_page(e, SCRATCH, PAGE_SIZE - size, aligned);
         e_l1(e, 0x03, SCRATCH, GS(l1_host) + side);                     /* add r14, host */
     } else {
-        e_l1(e, 0x8b, SCRATCH2, GS(l1_slid) + side);                    /* mov r15, negated */
-        e_bytes(e, (const u8[]){ 0x4d, 0x01, 0xf7 }, 3);                /* add r15, r14 */
+        e_l1_slid(e, side);
         from = e_unless_in_page(e, SCRATCH2, PAGE_SIZE - size, aligned);
         e_gs(e, true, 0x03, SCRATCH, GS(slide) + 8 * tr->set);          /* add r14, [slide] */
     }
@@ -156,7 +170,8 @@ static void access_scratch(struct translation *tr, unsigned size, bool write, bo
     u32 at = l0_entry(tr, write, slot);
     bool clobber = flags_may_go(tr);
     indexed &= clobber;
-    bool slid = indexed && expects_slide(tr, tr->i->base, (s64)tr->i->disp);
+    const struct x86_insn *i = tr->i;
+    bool slid = indexed && expects_slide(tr, (struct place){ i->base, i->index, i->scale }, (s64)i->disp);
     carry_end(tr);
     u32 from = indexed ? access_indexed(tr, size, write, aligned, slid) : clobber ? access_clobbering(tr, at, size, aligned) : access_keeping(tr, at, size);
     u32 l1 = slid ? 0 : GS(l1_negated) + (tr->set * 2 + write) * L1 * 8;
@@ -190,7 +205,7 @@ static void open_span(struct translation *tr, unsigned base, s32 disp, unsigned 
     struct emit *e = &tr->e;
     struct span *s = &tr->span[base];
     unsigned host = base == R_SP ? GUEST_SP : base;
-    *s = near_span(tr, base, disp, size, write, aligned);
+    *s = near_span(tr, place_of(base), disp, size, write, aligned);
     u16 room = (u16)(s->high - s->low);
     u32 at = GS(slid) + ((tr->set * 2 + s->write) * L0 + slot) * 8;
     e_lea(e, true, SCRATCH2, (int)host, NO_INDEX, 0, s->low);
@@ -226,7 +241,7 @@ static void access_direct(struct translation *tr, unsigned base, s32 disp, unsig
         access_scratch(tr, size, write, aligned, slot, false);
         return;
     }
-    if (expects_slide(tr, base, disp)) {
+    if (expects_slide(tr, place_of(base), disp)) {
         open_span(tr, base, disp, size, write, aligned, slot);
         return;
     }
@@ -248,14 +263,63 @@ static void access_direct(struct translation *tr, unsigned base, s32 disp, unsig
     tr->lost = true;
 }
 
+/* r14 := linear address of a place + disp; no flag changes. */
+static void e_place(struct emit *e, struct place of, s32 disp)
+{
+    e_lea(e, true, SCRATCH, of.base == X86_ZERO ? -1 : of.base == R_SP ? GUEST_SP : of.base, of.index, of.scale, disp);
+}
+
+/* At a place that is no single register, if others behind it are near: then the first tests for all. False: by itself. */
+static bool access_wide(struct translation *tr, struct place of, s32 disp, unsigned size, bool write, bool aligned)
+{
+    struct emit *e = &tr->e;
+    u32 slide = GS(slide) + 8 * tr->set;
+    for (const struct span *s = tr->wide; s < tr->wide + WIDE; s++) {
+        if (!same_place(s->of, of) || !in_span(s, disp, size, write, aligned))
+            continue;
+        carry_end(tr);
+        e_place(e, of, disp);
+        if (flags_may_go(tr)) {
+            e_gs(e, true, 0x03, SCRATCH, slide);                        /* add r14, [slide] */
+            tr->lost = true;
+        } else {
+            e_load(e, SCRATCH2, slide);
+            e_lea(e, true, SCRATCH, SCRATCH, SCRATCH2, 0, 0);
+        }
+        tr->operand = (struct operand){ .base = -1 };
+        return true;
+    }
+    if (!flags_may_go(tr) || tr->apart || !expects_slide(tr, of, disp))
+        return false;
+    struct span s = near_span(tr, of, disp, size, write, aligned);
+    if (!s.others)
+        return false;
+    u16 room = (u16)(s.high - s.low);
+    carry_end(tr);
+    e_place(e, of, s.low);
+    e_l1_slid(e, (tr->set * 2 + s.write) * L1 * 8);
+    u32 from = e_unless_fits(e, room, s.whole);
+    e_gs(e, true, 0x03, SCRATCH, slide);
+    struct cold *c = cold_access(tr, COLD_WIDE_SPAN, from, size, s.write, aligned, s.write && !write, 0);
+    tr->t->exits[c->exit].opens = true;
+    c->misfit = tr_exit(tr, EXIT_MISFIT, 0);
+    c->of = of, c->disp = disp;
+    tr->lost = true;
+    tr->operand = (struct operand){ -1, disp - s.low };
+    tr->wide[tr->next_wide++ % WIDE] = s;
+    return true;
+}
+
 void tr_access(struct translation *tr, unsigned size, bool write, bool aligned)
 {
     const struct x86_insn *i = tr->i;
     unsigned slot = slot_of(tr);
-    if (i->base < R_13 && i->index == X86_ZERO && i->addr_mask == ~0ul && i->mem_seg != X86_FS && i->mem_seg != X86_GS) {
+    if (tr_has_place(i) && i->index == X86_ZERO) {
         access_direct(tr, i->base, (s32)i->disp, size, write, aligned, slot);
         return;
     }
+    if (tr_has_place(i) && access_wide(tr, (struct place){ i->base, i->index, i->scale }, (s32)i->disp, size, write, aligned))
+        return;
     tr_address(tr, true);
     access_scratch(tr, size, write, aligned, slot, i->index != X86_ZERO);
 }
@@ -268,6 +332,17 @@ void tr_access_at(struct translation *tr, unsigned base, s32 disp, bool write)
     }
     e_lea(&tr->e, false, SCRATCH, (int)(base == R_SP ? GUEST_SP : base), NO_INDEX, 0, disp);    /* cut: no run of them can be compared as a distance */
     access_scratch(tr, 4, write, false, SLOT_STACK, false);
+}
+
+/* The test of a place's span has failed. L1 is asked for the access alone: if it has that, the span is beyond its page, or the page has another addend. */
+static void wide_span_code(struct translation *tr, const struct cold *c)
+{
+    struct emit *e = &tr->e;
+    struct bt *t = tr->t;
+    e_call(e, t->l1_code[tr->set][c->write][c->aligned ? 16 : c->size - 1]);
+    e_load(e, R_CX, GS(tmp));
+    e_store_imm32(e, GS(exit), c->misfit);
+    e_jmp(e, t->leave);
 }
 
 /* A span's test has failed. r14 is the linear address of the access, r15 the guest's rcx: L1 is asked for its page. If that has bt->slide and the span is in
@@ -326,12 +401,16 @@ void tr_cold_code(struct translation *tr)
             flags_emit(e, &c->flags);
             if (c->direct)
                 e_lea(e, true, SCRATCH, c->base, NO_INDEX, 0, c->disp);
-            if (c->kind == COLD_ACCESS || c->kind == COLD_SPAN)
+            if (c->kind == COLD_WIDE_SPAN)
+                e_place(e, c->of, c->disp);
+            if (c->kind == COLD_ACCESS || c->kind == COLD_SPAN || c->kind == COLD_WIDE_SPAN)
                 e_mov(e, SCRATCH2, R_CX);
         }
         e_store_imm32(e, GS(exit), c->exit);
         if (c->kind == COLD_SPAN) {
             span_code(tr, c);
+        } else if (c->kind == COLD_WIDE_SPAN) {
+            wide_span_code(tr, c);
         } else if (c->kind == COLD_ACCESS) {
             e_call(e, t->l1_code[tr->set][c->write][c->aligned ? 16 : c->size - 1]);
             e_store(e, R_CX, c->slot);

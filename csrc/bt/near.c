@@ -4,7 +4,7 @@
  *
  * Most pages of most guests are at the same distance from their place in the host, bt->slide. A span: the first access by a register tests that all bytes
  * which the instructions behind it will reach by that register are in one page that has bt->slide. The others test nothing, and any number of registers
- * can have one. What it takes: a base that only constants are added to.
+ * can have one. What it takes: a base that only constants are added to. Base and index are a place as well, which has a span if it pays.
  *
  * A run, where the slide is not expected (expects_slide in memory.c): the first access looks for the entry of the page of the lowest one, and leaves the page's addend in r14, the
  * distance from the page's beginning in r15; the others only compare r15. What it takes besides: nothing in between that needs r14 or r15.
@@ -59,17 +59,30 @@ static bool changes(const struct x86_insn *i, unsigned base, s64 *by, bool *cons
     return true;
 }
 
-/* A look at the instructions behind tr->i, for as long as only constants are added to a base register. */
+/* The same of a place. */
+static bool changes_place(const struct x86_insn *i, struct place of, s64 *by, bool *constant)
+{
+    s64 more = 0;
+    bool also = true, changed;
+    *by = 0, *constant = true;
+    changed = of.base < R_13 && changes(i, of.base, by, constant);
+    if (of.index >= R_13 || !changes(i, of.index, &more, &also))
+        return changed;
+    *constant &= also, *by = (changed ? *by : 0) + (s64)((u64)more << of.scale);
+    return true;
+}
+
+/* A look at the instructions behind tr->i, for as long as only constants are added to the registers of a place. */
 struct ahead { const struct x86_insn *i; unsigned k; s64 moved; bool branched; };      /* moved: the constants so far; branched: a branch came before */
 
-/* The next instruction, in ahead->i. NULL: there is none, or the base will be something else. */
-static const struct near *look_ahead(const struct translation *tr, unsigned base, struct ahead *a)
+/* The next instruction, in ahead->i. NULL: there is none, or the place will be something else. */
+static const struct near *look_ahead(const struct translation *tr, struct place of, struct ahead *a)
 {
     bool constant;
     s64 by;
     if (a->k == tr->nr_rest)
         return NULL;
-    if (changes(a->i, base, &by, &constant)) {
+    if (changes_place(a->i, of, &by, &constant)) {
         if (!constant)
             return NULL;
         a->moved += by;
@@ -85,7 +98,7 @@ struct run near_run(struct translation *tr, unsigned base, s32 disp, bool write)
     struct run run = { disp, write };
     struct ahead a = { .i = tr->i };
     const struct near *n;
-    while ((n = look_ahead(tr, base, &a)) && n->keeps && (!n->access || n->base == base)) {
+    while ((n = look_ahead(tr, place_of(base), &a)) && n->keeps && (!n->access || same_place(n->of, place_of(base)))) {
         s64 d = n->disp + a.moved;
         if (!n->access)
             continue;
@@ -116,25 +129,39 @@ static bool include(struct span *s, const struct near *n, s64 disp, s64 most)
     return true;
 }
 
-/* How long a span may be: one that has to fit where the register may be anywhere, or that fits where it is now. */
-static s64 longest(const struct translation *tr, unsigned base, s64 disp)
+bool near_address(const struct translation *tr, struct place of, u64 *va)
 {
-    enum { ANYWHERE = 256 };
-    u64 now = tr->t->cpu->r[base] + (u64)tr->moved[base] + (u64)disp;
-    return tr->known[base] ? (s64)(PAGE_SIZE - now % PAGE_SIZE) : ANYWHERE;
+    *va = 0;
+    for (unsigned k = 0; k < 2; k++) {
+        unsigned n = k ? of.index : of.base;
+        if (n == X86_ZERO)
+            continue;
+        if (n >= R_13 || !tr->known[n])
+            return false;
+        *va += (tr->t->cpu->r[n] + (u64)tr->moved[n]) << (k ? of.scale : 0);
+    }
+    return true;
 }
 
-struct span near_span(struct translation *tr, unsigned base, s32 disp, unsigned size, bool write, bool aligned)
+/* How long a span may be: one that has to fit where the place may be anywhere, or that fits where it is now. */
+static s64 longest(const struct translation *tr, struct place of, s64 disp)
 {
-    struct span s = { true, write, aligned, disp, disp + (s32)size };
+    enum { ANYWHERE = 256 };
+    u64 now;
+    return near_address(tr, of, &now) ? (s64)(PAGE_SIZE - (now + (u64)disp) % PAGE_SIZE) : ANYWHERE;
+}
+
+struct span near_span(struct translation *tr, struct place of, s32 disp, unsigned size, bool write, bool aligned)
+{
+    struct span s = { true, write, aligned, disp, disp + (s32)size, of, 0 };
     struct ahead a = { .i = tr->i };
     const struct near *n;
-    while ((n = look_ahead(tr, base, &a)) && !n->step) {
+    while ((n = look_ahead(tr, of, &a)) && !n->step) {
         s64 d = n->disp + a.moved, low = d < s.low ? d : s.low;
-        if (!n->access || n->base != base || d != (s32)d || (n->write && !s.write && a.branched))
+        if (!n->access || !same_place(n->of, of) || d != (s32)d || (n->write && !s.write && a.branched))
             continue;                   /* what is stored on some paths only does not make loads stores */
-        if (include(&s, n, d, longest(tr, base, low)))
-            s.write |= n->write;
+        if (include(&s, n, d, longest(tr, of, low)))
+            s.write |= n->write, s.others++;
     }
     return s;
 }
@@ -150,6 +177,12 @@ static bool move_span(struct span *s, s64 by)
 void near_after(struct translation *tr)
 {
     struct carry *k = &tr->carry;
+    for (struct span *s = tr->wide; s < tr->wide + WIDE; s++) {
+        bool constant;
+        s64 by;
+        if (s->on && changes_place(tr->i, s->of, &by, &constant))
+            s->on = constant && move_span(s, by);
+    }
     for (unsigned base = 0; base < R_13; base++) {
         bool constant;
         s64 by;

@@ -54,15 +54,13 @@ static void operand(struct translation *tr, unsigned reg)
 {
     struct emit *e = &tr->e;
     const struct operand *o = &tr->operand;
-    if (o->base < 0) {
-        e8(e, (reg & 7) << 3 | (SCRATCH & 7));
-        return;
-    }
-    u8 mod = o->disp == (s8)o->disp ? 1 : 2;
-    e8(e, mod << 6 | (reg & 7) << 3 | 4), e8(e, (SCRATCH & 7) << 3 | (o->base & 7));
+    u8 mod = o->base < 0 && !o->disp ? 0 : o->disp == (s8)o->disp ? 1 : 2;
+    e8(e, mod << 6 | (reg & 7) << 3 | (o->base < 0 ? SCRATCH & 7 : 4));
+    if (o->base >= 0)
+        e8(e, (SCRATCH & 7) << 3 | (o->base & 7));
     if (mod == 1)
         e8(e, (u8)o->disp);
-    else
+    else if (mod == 2)
         e32(e, (u32)o->disp);
 }
 

@@ -18,9 +18,17 @@ static bool visits(const struct route *p, s64 off)
     return false;
 }
 
-/* Up to a branch that leads nobody knows where. Followed are conditional branches, as not taken, unless they close a loop; jumps to what is
- * near; and if `unroll`, the branch that closes a loop around the whole block, for as often as there is room. */
-void route_decode(const struct bt *t, const u8 *page, u64 va, unsigned mode, bool unroll, struct route *p)
+static bool is_taken(const struct loop_path *loop, s64 off)
+{
+    for (unsigned k = 0; loop && k < loop->nr; k++)
+        if (loop->taken[k] == off)
+            return true;
+    return false;
+}
+
+/* Up to a branch that leads nobody knows where. Followed are conditional branches, as not taken, unless the path of the loop says otherwise or they close one;
+ * jumps to what is near; and the branch that closes the loop around the whole block, for as often as there is room. */
+void route_decode(const struct bt *t, const u8 *page, u64 va, unsigned mode, const struct loop_path *loop, struct route *p)
 {
     int first = (int)(va % PAGE_SIZE), at = 0, from = -first, end = PAGE_SIZE - first;
     unsigned max = t->options & BT_ONE ? 1 : BT_MAX_BLOCK, once = 0;
@@ -32,6 +40,7 @@ void route_decode(const struct bt *t, const u8 *page, u64 va, unsigned mode, boo
             *i = p->i[p->nr - once];
         else if (left <= 0 || x86_decode(i, page + first + at, left < 15 ? (unsigned)left : 15, mode, t->features) <= 0)
             break;
+        s64 off = at;
         p->off[p->nr++] = (s16)at;
         p->low = at < p->low ? at : p->low;
         at += i->len;
@@ -43,12 +52,12 @@ void route_decode(const struct bt *t, const u8 *page, u64 va, unsigned mode, boo
         bool jump = rule == JMP && i->op[0].kind == X86_REL;
         if (mode == 32 && i->size != 4)
             break;                      /* cuts the address to 16 bits */
-        if ((rule == JCC || jump) && !to && unroll) {
+        if ((rule == JCC || jump) && !to && loop) {
             once = once ? once : p->nr;
             if (p->nr + once > max)
                 break;
             at = 0;
-        } else if (jump && to >= from && to < end && to >= at - FOLLOW && to < at + FOLLOW && (once || !visits(p, to))) {
+        } else if ((jump || (rule == JCC && is_taken(loop, off))) && to >= from && to < end && to >= at - FOLLOW && to < at + FOLLOW && (once || !visits(p, to))) {
             at = (int)to;
         } else if (rule != JCC || !i->imm || (!once && visits(p, to)) || !is_plain(va + (u64)to, mode)) {
             break;                      /* the last: the interpreter does it, so the block ends there (tr_rule) */

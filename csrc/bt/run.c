@@ -21,6 +21,8 @@
 
 #if defined(__x86_64__)
 
+extern const struct x86_op x86_op_jcc;
+
 static u64 gs_read(void) { u64 x; __asm__ volatile("rdgsbase %0" : "=r"(x)); return x; }
 static void gs_write(u64 x) { __asm__ volatile("wrgsbase %0" : : "r"(x) : "memory"); }
 
@@ -78,6 +80,7 @@ static inline void settle(struct bt *t)
     struct x86_cpu *c = t->cpu;
     if (unlikely(c->features != t->features))
         bt_forget(t);
+    codemap_wait_for_writers(c->codemap);
     bt_look_for_writes(t);
     bt_forget_flushed(t);
     t->seg_base[0] = c->lin_base[X86_FS];
@@ -132,7 +135,7 @@ static u32 block_at_rip(struct bt *t)
     u32 b = bt_block_find(t, host, rip, context);
     if (unlikely(!b)) {
         u64 start = t->options & BT_CLOCK ? clock_monotonic_ns() : 0;
-        b = bt_translate(t, host, rip, context, false, false);
+        b = bt_translate(t, host, rip, context, NULL, SPANS);
         if (start)
             t->stats.translate_ns += clock_monotonic_ns() - start;
         settle(t);                      /* the page may be code only now, and the TLB flushed for it */
@@ -281,11 +284,11 @@ static u64 settled_block(struct bt *t)
 }
 
 /* Another one takes block b's place. */
-static void replace(struct bt *t, u32 b, bool unroll, bool apart)
+static void replace(struct bt *t, u32 b, const struct loop_path *loop, enum bt_apart apart)
 {
     const struct bt_block *old = &t->block[b];
     u64 flushes = t->stats.flushes;
-    u32 new = bt_translate(t, old->host, old->va, old->context, unroll, apart);
+    u32 new = bt_translate(t, old->host, old->va, old->context, loop, apart);
     if (t->stats.flushes == flushes && new && !old->invalid && t->block[new].nr)
         bt_block_replace(t, b, new);
 }
@@ -305,7 +308,7 @@ static u64 interpret_some(struct bt *t, unsigned n)
 }
 
 /* An access does not fit into what its block takes for granted of pages. The interpreter goes on to where a block begins. If that comes soon again,
- * another block takes the place of this one, in which each access is looked up by itself. */
+ * another block takes the place of this one, that takes less for granted. */
 static u64 misfit(struct bt *t, u32 n)
 {
     struct x86_cpu *c = t->cpu;
@@ -315,7 +318,7 @@ static u64 misfit(struct bt *t, u32 n)
         return 0;
     settle(t);
     if (block->misfit && c->retired - block->misfit_at < RARE)
-        replace(t, b, block->unrolled, true);
+        replace(t, b, block->unrolled ? &block->path : NULL, block->apart == SPANS ? PLAIN_SPANS : APART);
     block->misfit = true, block->misfit_at = c->retired;
     return interpret_some(t, BT_MAX_BLOCK);
 }
@@ -340,6 +343,52 @@ static u64 miss(struct bt *t, u32 n)
     return forgotten == t->forgotten ? bt_host_address(t, x->again) : next_block(t);        /* the time goes on as it was */
 }
 
+/* The interpreter does some rounds of the loop whose head is at rip, and notes which of its conditional branches are mostly taken. False: it does not come
+ * back soon, or the loop is to look at something. */
+static bool watch(struct bt *t, struct loop_path *path)
+{
+    struct x86_cpu *c = t->cpu;
+    enum { SEEN = 32 };
+    struct { s64 off; int taken; } seen[SEEN];
+    u64 head = c->r[X86_RIP];
+    unsigned nr = 0, k, rounds = 0;
+    for (unsigned n = 0; n < WATCHED && rounds < HOT; n++) {
+        u64 rip = c->r[X86_RIP];
+        x86_run_one(c);
+        t->stats.interpreted++;
+        if (must_look(c))
+            return false;
+        settle(t);
+        rounds += c->r[X86_RIP] == head;
+        if (!c->insn || x86_forms[c->insn->form].op != &x86_op_jcc || (rip ^ head) >> PAGE_SHIFT)
+            continue;
+        for (k = 0; k < nr && seen[k].off != (s64)(rip - head); k++)
+            ;
+        if (k == nr && nr < SEEN)
+            seen[nr++].off = (s64)(rip - head), seen[k].taken = 0;
+        if (k < nr)
+            seen[k].taken += c->r[X86_RIP] == rip + c->insn->len ? -1 : 1;
+    }
+    for (k = 0, path->nr = 0; k < nr && path->nr < PATH; k++)
+        if (seen[k].taken > 0)
+            path->taken[path->nr++] = (s16)seen[k].off;
+    return rounds == HOT;
+}
+
+/* Block b, at rip, is a loop's head. Another takes its place that goes the way that the loop mostly goes. */
+static u64 watch_loop(struct bt *t, u32 b)
+{
+    struct loop_path path;
+    t->block[b].unrolled = t->block[b].rounds >= TRIES * HOT;
+    if (!watch(t, &path))
+        return must_look(t->cpu) ? 0 : next_block(t);
+    if (block_at_rip(t) == b) {         /* as before */
+        t->block[b].unrolled = true;    /* once is enough */
+        replace(t, b, &path, t->block[b].apart);
+    }
+    return settled_block(t);
+}
+
 /* A direct jump was made for the first time since its target was forgotten. */
 static u64 connect(struct bt *t, u32 n)
 {
@@ -350,13 +399,8 @@ static u64 connect(struct bt *t, u32 n)
     u32 b = block_at_rip(t);
     if (!b)
         return 0;
-    if (b == x.block && x.kind == EXIT_CHAIN && !t->block[b].unrolled) {
-        if (++t->block[b].rounds < HOT)
-            return begin(t, bt_host_address(t, t->block[b].code));
-        t->block[b].unrolled = true;    /* once is enough */
-        replace(t, b, true, t->block[b].apart);
-        return settled_block(t);
-    }
+    if (x.kind == EXIT_CHAIN && x.target <= t->block[x.block].va && !t->block[b].unrolled)
+        return ++t->block[b].rounds % HOT ? begin(t, bt_host_address(t, t->block[b].code)) : watch_loop(t, b);
     if (t->stats.flushes == flushes && c->tlb->flushes == t->tlb_flushes && !t->block[x.block].invalid) {
         if (x.kind == EXIT_CHAIN)
             bt_cache_patch(t, x.patch, t->block[b].code);

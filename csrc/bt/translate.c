@@ -5,7 +5,7 @@
  *
  * A block: instructions of one page in the order in which they will probably be executed (route.c), at most BT_MAX_BLOCK, with the time
  * they take subtracted before the last changes anything or, where the last is no branch, behind it. Then its ways out (branch.c), then cold
- * code. A block that has led to itself HOT times is made again, unrolled (run.c).
+ * code. A block that a loop has led back to HOT times is made again, along the path that the loop takes, and unrolled (run.c).
  */
 #include "bt/translate.h"
 
@@ -133,6 +133,8 @@ static void forget_spans(struct translation *tr)
     carry_end(tr);
     for (unsigned n = 0; n < R_13; n++)
         tr->span[n].on = tr->known[n] = false;
+    for (unsigned n = 0; n < WIDE; n++)
+        tr->wide[n].on = false;
 }
 
 static void emit_block(struct translation *tr, const struct route *route, const u8 *copy)
@@ -161,7 +163,7 @@ static void emit_block(struct translation *tr, const struct route *route, const 
         tr->i = &insns[n], tr->bytes = copy + (int)(tr->va % PAGE_SIZE) + tr->off, tr->k = (s8)n, tr->again = e->at;
         m->code = e->at, m->off = (s16)tr->off, m->len = insns[n].len;
         tr->last = n + 1 == nr;
-        tr->step = tr->near[n].step, tr->opens = tr->near[n].access && !tr->apart;
+        tr->step = tr->near[n].step, tr->opens = tr->near[n].access && tr->apart < (is_plain_place(tr->near[n].of) ? APART : PLAIN_SPANS);
         if (tr->t->form_rule[insns[n].form] == JCC && !tr->step && n + 1 < nr) {
             u64 behind = tr->va + tr->off + insns[n].len;
             bool taken = tr->va + route->off[n + 1] != behind;
@@ -211,7 +213,7 @@ static bool has_room(const struct bt *t)
            !(t->options & BT_FLUSH && t->nr_blocks > 64);
 }
 
-u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, bool unroll, bool apart)
+u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, const struct loop_path *loop, enum bt_apart apart)
 {
     struct route route;
     u8 copy[PAGE_SIZE];
@@ -219,7 +221,7 @@ u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, bool unroll,
     if (!has_room(t))
         bt_forget(t);
     memcpy(copy, host - in_page, PAGE_SIZE);    /* once: another CPU may be writing there */
-    route_decode(t, copy, va, context_mode(context), unroll, &route);
+    route_decode(t, copy, va, context_mode(context), loop, &route);
     unsigned nr = route.nr, low = in_page + (unsigned)route.low, bytes = (unsigned)(route.high - route.low);
     struct bt_page *page = bt_page_claim(t, host, low, bytes ? bytes : 1);
     if (!page || memcmp(copy + low, host - in_page + low, bytes))
@@ -234,7 +236,9 @@ u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, bool unroll,
         tr.known[n] = true;
     struct bt_block *block = &t->block[b];
     *block = (struct bt_block){ .host = host, .va = va, .code = t->used, .bytes = (u16)bytes, .low = (s16)route.low, .nr = (u16)nr,
-                                .context = context, .first_map = t->nr_maps, .unrolled = unroll, .apart = tr.apart };
+                                .context = context, .first_map = t->nr_maps, .unrolled = loop, .apart = (u8)apart };
+    if (loop)
+        block->path = *loop;
     tr.i = route.i, tr.bytes = copy + in_page;
     if (!nr) {                  /* known to be none */
         block->nr = 0;

@@ -17,8 +17,14 @@ enum recipe_kind {
  * old: flag_a has what a was before an addition (of a b that is not known). */
 struct recipe { u8 kind, op, a, b; bool has_imm, a_saved, b_saved, old; u8 size; s32 imm; u32 regs; };
 
+/* A sum of guest registers (base, index below 13, or X86_ZERO): base + (index << scale). */
+struct place { u8 base, index, scale; };
+static inline struct place place_of(unsigned base) { return (struct place){ (u8)base, X86_ZERO, 0 }; }
+static inline bool is_plain_place(struct place p) { return p.index == X86_ZERO; }
+static inline bool same_place(struct place a, struct place b) { return a.base == b.base && a.index == b.index && a.scale == b.scale; }
+
 enum cold_kind {
-    COLD_ACCESS, COLD_SPAN /* one that opens a span */, COLD_MISS /* L1 was asked for in line */, COLD_SIDE /* a branch out of the middle */,
+    COLD_ACCESS, COLD_SPAN, COLD_WIDE_SPAN /* those that open one */, COLD_MISS /* L1 was asked for in line */, COLD_SIDE /* a branch out of the middle */,
     COLD_EXIT, COLD_LINK, COLD_RETURN
 };
 struct cold {                   /* code that is rarely reached, behind the block's */
@@ -30,6 +36,7 @@ struct cold {                   /* code that is rarely reached, behind the block
     u32 back;                   /* ACCESS, SPAN: where it goes on */
     bool direct;                /* ACCESS: at [base + disp], for struct carry; SPAN always: */
     u8 base;                    /* host register */
+    struct place of;            /* WIDE_SPAN */
     s32 disp, bias;             /* SPAN: its lowest displacement, */
     u16 room;                   /* and what follows that */
     bool whole;                 /* SPAN: it begins at a multiple of 16 */
@@ -39,7 +46,7 @@ struct cold {                   /* code that is rarely reached, behind the block
     s32 off;
     u32 again;                  /* of the instruction: as in struct translation */
     s8 k;
-    u32 exit, misfit;           /* misfit: SPAN's second */
+    u32 exit, misfit;           /* misfit: SPAN's, WIDE_SPAN's second */
 };
 enum { MAX_COLD = 4 * BT_MAX_BLOCK };
 
@@ -47,15 +54,16 @@ enum { MAX_COLD = 4 * BT_MAX_BLOCK };
  * beginning: below 4096 where it is in the page. Or r15 is -1 and r14 nothing: so it is where the loop enters. Whoever uses r14 or r15
  * otherwise ends it (carry_end). */
 struct carry { bool on, write; u8 base; s32 bias; u32 slot; };
-/* What is known of a guest register's value x: the bytes from x + low up to x + high are in one page (for stores if write) whose addend is bt->slide; whole:
+/* What is known of the value x of a guest register, or of a place: the bytes from x + low up to x + high are in one page (for stores if write) whose addend is bt->slide; whole:
  * x + low is a multiple of 16. It needs neither r14 nor r15 and stays true until the register is changed, by whatever way the block goes on: where the loop
  * has forgotten something, the block is not gone on with. */
-struct span { bool on, write, whole; s32 low, high; };
-struct operand { int base; s32 disp; };         /* host memory: [base + r14 + disp]; base < 0: [r14] */
+struct span { bool on, write, whole; s32 low, high; struct place of; unsigned others /* accesses behind the first */; };
+enum { WIDE = 4 };
+struct operand { int base; s32 disp; };         /* host memory: [base + r14 + disp]; base < 0: [r14 + disp] */
 
-/* What an instruction does, as far as it matters here. access: of size bytes at guest register base + disp; keeps: neither r14 nor r15
+/* What an instruction does, as far as it matters here. access: of size bytes at a place + disp; keeps: neither r14 nor r15
  * is used for anything else; step: it is the interpreter's. */
-struct near { bool access, write, aligned, branch, keeps, step; u8 base, size; s64 disp; };
+struct near { bool access, write, aligned, branch, keeps, step; u8 size; struct place of; s64 disp; };
 
 struct translation {
     struct emit e;
@@ -72,9 +80,11 @@ struct translation {
     const struct x86_insn *rest;        /* the instructions behind it */
     const struct near *rest_near;
     unsigned nr_rest;
-    bool apart;                 /* no spans: each access, or run of them, is looked up by its own entry */
+    enum bt_apart apart;
     struct carry carry;
     struct span span[R_13];     /* of guest registers */
+    struct span wide[WIDE];     /* of other places, */
+    unsigned next_wide;         /* and which of these is to make room */
     struct near near[BT_MAX_BLOCK];     /* of all instructions */
     bool slid;                  /* r14 is bt->slide */
     bool known[R_13];           /* a register is what the CPU has now, */
@@ -146,8 +156,8 @@ struct route {                  /* the instructions of a block: in the order of 
     unsigned nr;
     int low, high;              /* the bytes they are in, from the first one's address */
 };
-/* Decodes what is at `va`, in a copy of its page, as far as it makes one block; unroll: a loop around the whole block as often as there is room. */
-void route_decode(const struct bt *t, const u8 *page, u64 va, unsigned mode, bool unroll, struct route *p);
+/* Decodes what is at `va`, in a copy of its page, as far as it makes one block; loop: by this path, and if it leads back as often as there is room. */
+void route_decode(const struct bt *t, const u8 *page, u64 va, unsigned mode, const struct loop_path *loop, struct route *p);
 
 /* ---- insn.c ---- */
 /* tr->i; n: instructions up to and with it. *ended: it was a branch. */
@@ -176,6 +186,12 @@ void tr_system(struct translation *tr);
 bool tr_switches_level(const struct translation *tr);   /* syscall, sysret: bt_level_switch may do it */
 
 /* ---- memory.c ---- */
+/* Its memory operand is at a place + displacement: no segment's base, nothing cut, no register that is not the host's. */
+static inline bool tr_has_place(const struct x86_insn *i)
+{
+    return i->addr_mask == ~0ul && i->mem_seg != X86_FS && i->mem_seg != X86_GS &&
+           (i->index == X86_ZERO ? i->base < R_13 : i->index < R_13 && (i->base < R_13 || i->base == X86_ZERO));
+}
 /* r14 := linear address of the instruction's memory operand; r15 is used. segment: with FS's or GS's base. */
 void tr_address(struct translation *tr, bool segment);
 /* tr->operand := where `size` bytes of the instruction's memory operand are, for a load or store; r14 and r15 are used. */
@@ -212,7 +228,8 @@ struct run { s32 low; bool write; };    /* the lowest displacement, as of now; t
 void tr_near(const struct translation *tr, struct near *n);      /* of tr->i; insn.c */
 /* Of the access that tr->i makes there, and those behind it. */
 struct run near_run(struct translation *tr, unsigned base, s32 disp, bool write);
-struct span near_span(struct translation *tr, unsigned base, s32 disp, unsigned size, bool write, bool aligned);
+struct span near_span(struct translation *tr, struct place of, s32 disp, unsigned size, bool write, bool aligned);
+bool near_address(const struct translation *tr, struct place of, u64 *va);       /* where it is now, if that is known here */
 void near_after(struct translation *tr);        /* tr->i has been done: what that makes of tr->carry and tr->span */
 
 #endif

@@ -215,7 +215,11 @@ void verify_spans_start(struct check *c, struct path *p)
 {
     for (unsigned k = 0; k < c->spans.nr; k++) {
         const struct known_span *s = &c->spans.of[k];
-        value of = value_add(&c->values, guest(c, s->base), value_atom(&c->values, VAL_SPAN, 0, k << 1 | s->write, 0), 0, s->low);
+        value of = value_plus(&c->values, value_atom(&c->values, VAL_SPAN, 0, k << 1 | s->write, 0), s->low);
+        if (s->base != NONE)
+            of = value_add(&c->values, of, guest(c, s->base), 0, 0);
+        if (s->index != NONE)
+            of = value_add(&c->values, of, guest(c, s->index), s->scale, 0);
         facts_add(c, p, BELOW, s->whole ? value_atom(&c->values, VAL_ROTATED, of, 4, 0) : of, s->whole ? s->most / 16 : s->most);
     }
 }
@@ -226,6 +230,27 @@ static bool implied(const struct spans *by, const struct known_span *s)
         if (!memcmp(&by->of[k], s, sizeof *s))
             return true;
     return false;
+}
+
+/* x is a place, in terms of registers behind the instruction, and a constant: *s is that place, *s->low what the constant is then. */
+static bool is_place(struct check *c, value x, struct known_span *s)
+{
+    struct value_node sum = c->values.v[x];
+    s->base = s->index = NONE, s->scale = 0, s->low = sum.n;
+    for (unsigned k = 0; sum.kind == VAL_SUM && k < sum.nr; k++) {
+        struct value_node term = c->values.v[sum.term[k]];
+        u64 by;
+        if (term.kind != VAL_GUEST || term.n >= R_13 || !value_apart(&c->values, verify_behind(c, (unsigned)term.n), sum.term[k], &by))
+            return false;
+        s->low -= by << sum.shift[k];
+        if (!sum.shift[k] && s->base == NONE)
+            s->base = (u8)term.n;
+        else if (s->index == NONE)
+            s->index = (u8)term.n, s->scale = sum.shift[k];
+        else
+            return false;
+    }
+    return s->index != NONE;            /* single registers are looked for otherwise: several may have been made the same */
 }
 
 void verify_spans(struct check *c, const struct path *p, bool back)
@@ -241,8 +266,13 @@ void verify_spans(struct check *c, const struct path *p, bool back)
         for (unsigned base = 0; base < R_13; base++)
             if (now.nr < MAX_SPANS && value_apart(&c->values, rest, verify_behind(c, base), &low)) {
                 struct known_span *s = &now.of[now.nr++];
-                s->base = (u8)base, s->write = write, s->whole = whole, s->low = low, s->most = most;
+                s->base = (u8)base, s->index = NONE, s->write = write, s->whole = whole, s->low = low, s->most = most;
             }
+        struct known_span *s = &now.of[now.nr];
+        if (now.nr < MAX_SPANS && is_place(c, rest, s))
+            s->write = write, s->whole = whole, s->most = most, now.nr++;
+        else if (now.nr < MAX_SPANS)
+            memset(s, 0, sizeof *s);
     }
     if (!c->to.spanned) {
         *to = now;

@@ -14,6 +14,9 @@
  * 4. A translator looks at the epoch before it enters translated code, before it looks a block up, and behind every walk of page tables, which may
  *    grant a right to write that a loss of claims has set free; at the generations of its pages when the epoch has moved. Code that goes round in translated code does neither: a vCPU whose store took claims away makes the others come out
  *    (x86_ops.code_changed) before its next instruction. Other writers do not: it looks when its slice of instructions is over.
+ * 5. Between a store and its telling an interpreter may run the new bytes, and would then meet the old ones in translated code: time would run backwards
+ *    for the guest. So a vCPU's store is counted from before it happens until it is told (codemap_write_begin), and whoever goes from the interpreter
+ *    to translated code waits until none is under way, then looks at the epoch. The wait is for a few instructions, in which nobody waits for anything.
  */
 #ifndef XL_MACHINE_CODEMAP_H
 #define XL_MACHINE_CODEMAP_H
@@ -30,6 +33,7 @@ struct codemap {
     u64 *lines;                 /* a word a page: the lines that are translated. [lock] */
     u32 *generation;            /* a word a page: how often its claims were taken away, and whether it is sealed now. [lock] */
     u32 epoch;                  /* how often any page's were. [lock] */
+    u32 writing;                /* vCPUs' stores into pages with claims that have begun and are not told yet (rule 5). Of a CPU's first map only */
     spinlock_t lock;
     struct codemap *next;       /* other memory of the same CPU */
 };
@@ -91,7 +95,16 @@ static inline void codemap_seal(struct codemap *m, u64 page, u32 generation)
     spin_unlock(&m->lock);
 }
 
+static inline void codemap_wait_for_writers(const struct codemap *m)
+{
+    while (unlikely(m && load_acquire(m->writing)))
+        cpu_relax();
+}
+
 /* ---- writers ------------------------------------------------------------------------------------------------------- */
+
+static inline void codemap_write_begin(struct codemap *m) { atomic_add(&m->writing, 1u); }
+static inline void codemap_write_end(struct codemap *m) { atomic_add(&m->writing, -1u); }
 
 /* Bytes of these lines have changed, and a full barrier has followed. True: translations of the page have become invalid by this. */
 static inline bool codemap_wrote_page(struct codemap *m, u64 page, u64 lines)

@@ -411,6 +411,7 @@ void x86_run_begin(struct x86_cpu *c, u64 budget)
 void x86_run_raised(struct x86_cpu *c)
 {
     struct x86_exception e = c->exc;
+    x86_wrote_code(c);                  /* the instruction may have stored before it faulted */
     c->pending_db = 0;
     c->slow &= ~X86_SLOW_PENDING_DB;
     c->rflags |= X86_RF;

@@ -88,6 +88,7 @@ static void will_write(struct x86_cpu *c, const struct span *s, unsigned size)
     if (likely(!first && !second))
         return;                         /* a first claim waits until this instruction is over (rule 3) */
     x86_wrote_code(c);                  /* of the stores before: they are done */
+    codemap_write_begin(c->codemap);
     c->wrote[0].p = s->part[0], c->wrote[0].n = first ? s->n : 0;
     c->wrote[1].p = s->part[1], c->wrote[1].n = second ? size - s->n : 0;
     c->slow |= X86_SLOW_WROTE;
@@ -95,9 +96,15 @@ static void will_write(struct x86_cpu *c, const struct span *s, unsigned size)
 
 void x86_wrote_code(struct x86_cpu *c)
 {
+    bool changed[2];
+    if (!(c->slow & X86_SLOW_WROTE))
+        return;
     smp_mb();                           /* the store, then the look: the translator claims, then reads */
     for (unsigned k = 0; k < 2; k++)
-        if (c->wrote[k].n && codemap_wrote(c->codemap, c->wrote[k].p, c->wrote[k].n) && c->ops->code_changed)
+        changed[k] = c->wrote[k].n && codemap_wrote(c->codemap, c->wrote[k].p, c->wrote[k].n);
+    codemap_write_end(c->codemap);
+    for (unsigned k = 0; k < 2; k++)
+        if (changed[k] && c->ops->code_changed)
             c->ops->code_changed(c, c->wrote[k].p);
     c->wrote[0].n = c->wrote[1].n = 0;
     c->slow &= ~X86_SLOW_WROTE;
@@ -156,6 +163,7 @@ static void device_access(struct x86_cpu *c, unsigned seg, const struct span *s,
         }
         if (write)
             memcpy(&value, bytes + done, step);
+        x86_wrote_code(c);
         value = c->ops->mmio(c, at[k].pa + in_page, step, write, value);
         if (!write)
             memcpy(bytes + done, &value, step);
