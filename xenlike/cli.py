@@ -144,7 +144,9 @@ line is preceded by the domain's name, and nothing is read from stdin. Ctrl-C de
 wait for a guest that never awaits.
 
 exit status: 0 every domain powered off, 3 one crashed, 4 the time was over (or, with the virtual clock, nothing could ever
-happen any more), 130 Ctrl-C, 1 another error, 2 usage."""
+happen any more), 130 Ctrl-C, 1 another error, 2 usage. A guest on a plain PC that ends by the debug-exit port 0xf4 chooses it,
+as under QEMU: (value << 1 | 1) & 255, so 1 says that all is well. Of several domains the first that is not 0 counts; a crash
+counts more."""
 
 #: What ``xenlike`` can do.
 COMMANDS = (

@@ -11,12 +11,13 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from xenlike import translation
 from xenlike.cli import Failure
-from xenlike.loaders.image import looks_like_image
-from xenlike.toolstack import ConfigError, DomainConfig, check_supported, image_config, load_config
+from xenlike.loaders.image import is_pc_file, looks_like_image
+from xenlike.toolstack import ConfigError, DomainConfig, check_supported, image_config, load_config, name_for
 
 __all__ = ["check_environment", "common_arguments", "count", "load", "note", "number", "seconds", "split"]
 
@@ -73,13 +74,23 @@ def load(file: str, settings: list[str], *, seed: int, quiet: bool) -> DomainCon
     try:
         config, warnings = (image_config if image else load_config)(file, settings, seed=seed)
     except ConfigError as error:
+        path, _, guest = file.rpartition(":") if ":" in file else (file, "", "")
+        if path.endswith(".py") and Path(path).is_file():
+            raise Failure(f"{file}: a guest in Python is started by a configuration, a file with the lines name = \"{name_for(path)}\" and "
+                          f"kernel = \"{path}:{guest or 'ClassName'}\" (xenlike new writes one)") from None
         if image or Path(file).suffix == ".cfg" or not Path(file).is_file():
             raise
         raise Failure(f"{file} is no kernel image, and no configuration: {error}") from None
     if not quiet:
-        for warning in [*warnings, *check_supported(config)]:
+        for warning in [*warnings, *check_supported(_of_its_type(config))]:
             note(str(warning))
     return config
+
+
+def _of_its_type(config: DomainConfig) -> DomainConfig:
+    """``config`` with the type that its image will have if none is given."""
+    found = config.disk and "type" not in config.source and config.kernel is not None and config.kernel.kind == "image"
+    return replace(config, type="hvm") if found and is_pc_file(config.kernel.path) else config      # type: ignore[union-attr]
 
 
 def check_environment() -> None:

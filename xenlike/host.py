@@ -218,7 +218,7 @@ class Host:
             raise TypeError(f"Host.create() takes a guest's class, an image's path or a configuration, not {guest!r}")
         check_supported(config)
         if config.maxvcpus > lib.MAX_VCPUS:
-            raise config.error("maxvcpus", f"{config.maxvcpus} vCPUs: {lib.MAX_VCPUS} is the most")
+            raise config.error(config.vcpus_key, f"{config.maxvcpus} vCPUs: {lib.MAX_VCPUS} is the most")
         if any(d.name == config.name for d in self._domains.values()):
             raise config.error("name", f"a domain named {config.name!r} runs already", hint="give it another name")
         program = load_program(config, self._images)

@@ -187,7 +187,7 @@ def load_program(config: DomainConfig, images: ImageCache) -> Program:
     if isinstance(image, KernelImage):
         return ImageProgram(image, ramdisk)
     if config.maxvcpus > lib.PC_MAX_VCPUS:
-        raise config.error("maxvcpus", f"{config.maxvcpus} vCPUs: {lib.PC_MAX_VCPUS} is the most that a PC has")
+        raise config.error(config.vcpus_key, f"{config.maxvcpus} vCPUs: {lib.PC_MAX_VCPUS} is the most that a PC has")
     return PcProgram(image, [] if config.ramdisk is None else [(str(config.ramdisk), ramdisk)])
 
 

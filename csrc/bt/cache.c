@@ -51,9 +51,13 @@ static void e_state(struct emit *e, bool store, unsigned reg, unsigned base, u32
 }
 static void e_xmm(struct emit *e, bool store, unsigned xmm, unsigned base, u32 disp)    /* movups */
 {
-    e8(e, 0x40 | (xmm >> 3) << 2 | base >> 3), e8(e, 0x0f), e8(e, store ? 0x11 : 0x10), e8(e, 0x80 | (xmm & 7) << 3 | (base & 7)), e32(e, disp);
+    e8(e, 0x40 | (xmm >> 3) << 2 | base >> 3), e8(e, 0x0f), e8(e, store ? 0x11 : 0x10);
+    e8(e, 0x80 | (xmm & 7) << 3 | (base & 7)), e32(e, disp);
 }
-static void e_mxcsr_gs(struct emit *e, bool store, u32 disp) { e8(e, 0x65), e8(e, 0x0f), e8(e, 0xae), e8(e, store ? 0x1c : 0x14), e8(e, 0x25), e32(e, disp); }
+static void e_mxcsr_gs(struct emit *e, bool store, u32 disp)
+{
+    e8(e, 0x65), e8(e, 0x0f), e8(e, 0xae), e8(e, store ? 0x1c : 0x14), e8(e, 0x25), e32(e, disp);
+}
 
 #define R(n) ((u32)offsetof(struct x86_cpu, r) + 8 * (n))
 static const u8 SAVED[6] = { R_BX, R_BP, R_12, R_13, R_14, R_15 };
@@ -62,7 +66,10 @@ static void e_fx(struct emit *e, unsigned op, unsigned base)    /* fxsave64 (0),
 {
     e8(e, 0x48 | base >> 3), e8(e, 0x0f), e8(e, 0xae), e8(e, 0x80 | op << 3 | (base & 7)), e32(e, offsetof(struct x86_cpu, fx));
 }
-static void e_fcw(struct emit *e, unsigned op) { e8(e, 0x65), e8(e, 0xd9), e8(e, op << 3 | 4), e8(e, 0x25), e32(e, GS(host_fcw)); }     /* fldcw (5), fnstcw (7) */
+static void e_fcw(struct emit *e, unsigned op)          /* fldcw (5), fnstcw (7) */
+{
+    e8(e, 0x65), e8(e, 0xd9), e8(e, op << 3 | 4), e8(e, 0x25), e32(e, GS(host_fcw));
+}
 /* xmm registers and MXCSR; what loads it finds the host's, and uses rax. */
 static void e_vectors(struct emit *e, bool store, unsigned base)
 {
@@ -78,12 +85,14 @@ static void e_vectors(struct emit *e, bool store, unsigned base)
     }
     if (base >= 8)
         e8(e, 0x41);
-    e8(e, 0x0f), e8(e, 0xae), e8(e, 0x80 | (store ? 3 : 2) << 3 | (base & 7)), e32(e, offsetof(struct x86_cpu, fx.mxcsr));     /* stmxcsr, ldmxcsr */
+    e8(e, 0x0f), e8(e, 0xae), e8(e, 0x80 | (store ? 3 : 2) << 3 | (base & 7));         /* stmxcsr, ldmxcsr */
+    e32(e, offsetof(struct x86_cpu, fx.mxcsr));
     if (same)
         e_patch(e, same, e->at);
 }
 
-/* Floating point, all of it if the x87 was live when code was left, else the vectors, which need not be stored if no block has changed them. rcx is used. */
+/* Floating point, all of it if the x87 was live when code was left, else the vectors, which need not be stored if no block has changed
+ * them. rcx is used. */
 static void e_floating(struct emit *e, bool store, unsigned base)
 {
     u32 same = 0;
@@ -131,8 +140,8 @@ static void emit_restore(struct emit *e)
         e_store(e, R_AX, GS(hi) + 8 * n);
     }
     e_state(e, false, R_CX, R_DI, (u32)offsetof(struct x86_cpu, rflags));
+    /* mov ah, cl; shr ecx, 11; and ecx, 1; mov al, cl; add al, 7fh: OF; sahf: the others */
     e_bytes(e, (const u8[]){ 0x88, 0xcc, 0xc1, 0xe9, 0x0b, 0x83, 0xe1, 0x01, 0x88, 0xc8, 0x04, 0x7f, 0x9e }, 13);
-                                                                /* mov ah, cl; shr ecx, 11; and ecx, 1; mov al, cl; add al, 7fh: OF; sahf: the others */
     e_state(e, false, GUEST_SP, R_DI, R(R_SP));
     for (unsigned n = 0; n < R_13; n++)
         if (same_register(n) && n != R_DI)
@@ -162,8 +171,8 @@ static u32 emit_enter(struct emit *e)
     return restore;
 }
 
-/* Stores the guest's state, and the host's is back: its MXCSR, DF clear, the stack aligned. Then bt_dispatch decides by bt->exit: on in translated code, or
- * back to who called enter. */
+/* Stores the guest's state, and the host's is back: its MXCSR, DF clear, the stack aligned. Then bt_dispatch decides by bt->exit: on in
+ * translated code, or back to who called enter. */
 static void emit_leave(struct emit *e, u32 restore)
 {
     e_store(e, SCRATCH, GS(lin));
@@ -202,7 +211,8 @@ static void emit_leave(struct emit *e, u32 restore)
     e8(e, 0xc3);
 }
 
-/* Jumped to like leave, for syscall and sysret. bt_level_switch touches neither xmm registers nor MXCSR, so that only what a call may change is stored. */
+/* Jumped to like leave, for syscall and sysret. bt_level_switch touches neither xmm registers nor MXCSR, so that only what a call may
+ * change is stored. */
 static void emit_switch_level(struct emit *e, u32 leave)
 {
     static const u8 CALLER_SAVED[] = { R_AX, R_CX, R_DX, R_SI, R_DI, R_8, R_9, R_10, R_11 };
@@ -232,13 +242,14 @@ static void emit_switch_level(struct emit *e, u32 leave)
     }
 }
 
-/* Called by a cold stub: r14 the linear address, r15 the guest's rcx, rcx free, bt->exit set. Hit: returns with r15 = addend, rcx = negated,
- * bt->tmp = the guest's rcx. Miss: leaves. No flag changes. */
+/* Called by a cold stub: r14 the linear address, r15 the guest's rcx, rcx free, bt->exit set. Hit: returns with r15 = addend,
+ * rcx = negated, bt->tmp = the guest's rcx. Miss: leaves. No flag changes. */
 static void emit_l1(struct emit *e, unsigned set, unsigned write, unsigned size, bool aligned)
 {
     e_store(e, R_15, GS(tmp));
     e_pext(e, true, R_CX, SCRATCH, GS(mask_l1));
-    e8(e, 0x65), e8(e, 0xc6), e8(e, 0x81), e32(e, GS(l1_copied) + (set * 2 + write) * L1), e8(e, 1);    /* mov byte [gs:rcx + l1_copied], 1 */
+    /* mov byte [gs:rcx + l1_copied], 1 */
+    e8(e, 0x65), e8(e, 0xc6), e8(e, 0x81), e32(e, GS(l1_copied) + (set * 2 + write) * L1), e8(e, 1);
     e_load_index8(e, R_15, R_CX, GS(l1_addend) + (set * 2 + write) * L1 * 8);
     e_load_index8(e, R_CX, R_CX, GS(l1_negated) + (set * 2 + write) * L1 * 8);
     e_store(e, R_CX, GS(tmp2));

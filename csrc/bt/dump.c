@@ -1,4 +1,5 @@
-/* Names for what translated code refers to: fields of struct bt, routines of the cache. Owns: the names. Called by: xenlike_bt.c. No locks. */
+/* Names for what translated code refers to: fields of struct bt, routines of the cache. Owns: the names.
+ * Called by: xenlike_bt.c. No locks. */
 #include <stdio.h>
 
 #include "bt/inspect.h"
@@ -6,9 +7,9 @@
 #define F(name) { offsetof(struct bt, name), sizeof_field(struct bt, name), 0, #name }
 #define ARRAY(name) { offsetof(struct bt, name), sizeof_field(struct bt, name), sizeof_field(struct bt, name[0]), #name }
 static const struct { u32 at, bytes, each; const char *name; } FIELDS[] = {
-    F(left), F(tmp), F(tmp2), ARRAY(hi), F(lin), F(entry), F(exit), F(flags), F(host_mxcsr), F(cpu), F(mask_page), F(mask_aligned), F(mask_l1), F(mask_jump),
-    F(mask_sign), F(mask_sign32), ARRAY(mask_size), F(saved_flags), F(sti_flags), F(flag_a), F(bottom), F(flag_b), ARRAY(mask_flags), F(x87_out), F(vectors), F(x87_ip),
-    F(host_fcw), ARRAY(link), ARRAY(slide), F(slide_now),
+    F(left), F(tmp), F(tmp2), ARRAY(hi), F(lin), F(entry), F(exit), F(flags), F(host_mxcsr), F(cpu), F(mask_page), F(mask_aligned),
+    F(mask_l1), F(mask_jump), F(mask_sign), F(mask_sign32), ARRAY(mask_size), F(saved_flags), F(sti_flags), F(flag_a), F(bottom), F(flag_b),
+    ARRAY(mask_flags), F(x87_out), F(vectors), F(x87_ip), F(host_fcw), ARRAY(link), ARRAY(slide), F(slide_now),
 };
 
 static const char *const SETS[2] = { "kernel", "user" }, *const SIDES[2] = { "read", "write" };
@@ -16,14 +17,15 @@ static const char *const SETS[2] = { "kernel", "user" }, *const SIDES[2] = { "re
 bool bt_field_name(const struct bt *t, u64 offset, char out[BT_NAME])
 {
     static const struct { u32 at; const char *name; } L1_TABLES[] = {
-        { offsetof(struct bt, l1_negated), "negated" }, { offsetof(struct bt, l1_addend), "addend" }, { offsetof(struct bt, l1_host), "host" },
-        { offsetof(struct bt, l1_slid), "slid" },
+        { offsetof(struct bt, l1_negated), "negated" }, { offsetof(struct bt, l1_addend), "addend" },
+        { offsetof(struct bt, l1_host), "host" }, { offsetof(struct bt, l1_slid), "slid" },
     };
     u64 l0 = offsetof(struct bt, l0);
     u64 jn = offsetof(struct bt, jump_negated), jh = offsetof(struct bt, jump_host), seg = offsetof(struct bt, seg_base);
     if (offset - l0 < sizeof t->l0) {
         u64 n = (offset - l0) / sizeof(struct bt_entry);
-        snprintf(out, BT_NAME, "l0.%s.%s[%u].%s", SETS[n / (2 * L0)], SIDES[n / L0 % 2], (unsigned)(n % L0), (offset - l0) % 16 ? "addend" : "negated");
+        snprintf(out, BT_NAME, "l0.%s.%s[%u].%s", SETS[n / (2 * L0)], SIDES[n / L0 % 2], (unsigned)(n % L0),
+                 (offset - l0) % 16 ? "addend" : "negated");
         return (offset - l0) % 8 == 0;
     }
     if (offset - offsetof(struct bt, slid) < sizeof t->slid) {

@@ -38,7 +38,8 @@ static inline void e_store_imm32(struct emit *e, u32 disp, u32 imm) { e_gs(e, fa
 /* mov reg, [gs:index*8 + disp] */
 static inline void e_load_index8(struct emit *e, unsigned reg, unsigned index, u32 disp)
 {
-    e8(e, 0x65), e8(e, 0x48 | (reg >> 3) << 2 | (index >> 3) << 1), e8(e, 0x8b), e8(e, (reg & 7) << 3 | 4), e8(e, 3 << 6 | (index & 7) << 3 | 5), e32(e, disp);
+    e8(e, 0x65), e8(e, 0x48 | (reg >> 3) << 2 | (index >> 3) << 1), e8(e, 0x8b), e8(e, (reg & 7) << 3 | 4);
+    e8(e, 3 << 6 | (index & 7) << 3 | 5), e32(e, disp);
 }
 static inline void e_mov(struct emit *e, unsigned dst, unsigned src)
 {

@@ -3,11 +3,11 @@
  * Owns: bt_fuzz. Called by: xenlike_bt.c, for tests/property/test_bt_fuzz.py and `make fuzz`. No locks.
  *
  * Each machine runs in the interpreter, instruction by instruction, up to the first instruction after which the two engines may differ: one
- * that leaves flags or a result undefined, which are the host CPU's in translated code. It then runs as far in the translator, in one go and in pieces,
- * and must come to the same state; and on, as far as it likes, where nothing is compared but what no guest can do. Every block
- * goes through the verifier, which must refuse none. The translator's options for tests, everything slow, change from machine to machine.
- * What a machine does that changes its page tables without a flush depends on what the TLB happens to hold; so the interpreter runs with an empty TLB
- * for each instruction as well as with one that stays, and if that makes a difference nothing is compared.
+ * that leaves flags or a result undefined, which are the host CPU's in translated code. It then runs as far in the translator, in one go
+ * and in pieces, and must come to the same state; and on, as far as it likes, where nothing is compared but what no guest can do. Every
+ * block goes through the verifier, which must refuse none. The translator's options for tests, everything slow, change from machine to
+ * machine. What a machine does that changes its page tables without a flush depends on what the TLB happens to hold; so the interpreter
+ * runs with an empty TLB for each instruction as well as with one that stays, and if that makes a difference nothing is compared.
  */
 #include <stdio.h>
 #include <string.h>
@@ -16,8 +16,8 @@
 #include "x86/bare_fuzz.h"
 #include "x86/insn.h"
 
-#define UNDEFINED(X) X(and) X(or) X(xor) X(test) X(andn) X(blsr) X(blsmsk) X(blsi) X(bzhi) X(bextr) X(mul) X(imul) X(div) X(idiv) X(bt) X(bts) X(btr) \
-    X(btc) X(bsf) X(bsr) X(tzcnt) X(lzcnt) X(shld) X(shrd) X(shl) X(shr) X(sar) X(rol) X(ror) X(rcl) X(rcr) X(bswap)
+#define UNDEFINED(X) X(and) X(or) X(xor) X(test) X(andn) X(blsr) X(blsmsk) X(blsi) X(bzhi) X(bextr) X(mul) X(imul) X(div) X(idiv) \
+    X(bt) X(bts) X(btr) X(btc) X(bsf) X(bsr) X(tzcnt) X(lzcnt) X(shld) X(shrd) X(shl) X(shr) X(sar) X(rol) X(ror) X(rcl) X(rcr) X(bswap)
 #define X(op) extern const struct x86_op x86_op_##op;
 UNDEFINED(X)
 #undef X
@@ -72,7 +72,9 @@ static u64 comparable(struct x86_bare *b)
 
 u64 bt_fuzz(u64 seed, u64 machines, u8 *ram, char *report, u64 size, u64 *compared)
 {
-    static const unsigned OPTIONS[] = { 0, BT_ONE, BT_NO_CHAIN, BT_FLUSH, BT_TINY_TLB, BT_ONE | BT_TINY_TLB, BT_NO_CHAIN | BT_FLUSH, BT_PROFILE };
+    static const unsigned OPTIONS[] = {
+        0, BT_ONE, BT_NO_CHAIN, BT_FLUSH, BT_TINY_TLB, BT_ONE | BT_TINY_TLB, BT_NO_CHAIN | BT_FLUSH, BT_PROFILE
+    };
     struct x86_bare *b = xl_bare_create(BARE_FUZZ_RAM);
     u8 *const end_ram = ram + BARE_FUZZ_RAM;
     u64 n = 0;
@@ -110,10 +112,10 @@ u64 bt_fuzz(u64 seed, u64 machines, u8 *ram, char *report, u64 size, u64 *compar
             if (!wrong && bt_stats(&b->cpu)->rejected)
                 wrong = "the verifier refused a block";
             if (wrong)
-                snprintf(report, size, "machine %llu, options %u, way %u, %llu units: %s; rip %#llx, retired %llu (interpreter: rip %#llx, retired "
-                         "%llu)", (unsigned long long)(seed + n), options, way, (unsigned long long)units, wrong,
-                         (unsigned long long)b->cpu.r[X86_RIP], (unsigned long long)b->cpu.retired, (unsigned long long)end.r[X86_RIP],
-                         (unsigned long long)end.retired);
+                snprintf(report, size, "machine %llu, options %u, way %u, %llu units: %s; rip %#llx, retired %llu "
+                         "(interpreter: rip %#llx, retired %llu)", (unsigned long long)(seed + n), options, way,
+                         (unsigned long long)units, wrong, (unsigned long long)b->cpu.r[X86_RIP], (unsigned long long)b->cpu.retired,
+                         (unsigned long long)end.r[X86_RIP], (unsigned long long)end.retired);
         }
     }
     xl_bare_destroy(b);

@@ -1,23 +1,24 @@
 /* What the translator's files share: state that translated code reaches through GS, blocks, exits.
  *
  * Registers in translated code: rax-r12 except rsp are the guest's; r13 is the guest's rsp; r14 and r15 are scratch: between two guest
- * instructions they have nothing, or what struct carry and span (translate.h) say, or r14 is bt->slide and r15 -1, as enter leaves them; the guest's r13-r15 are in bt->hi. 32-bit code
- * has the same registers, upper halves too; its addresses are cut to 32 bits. rsp is the host's stack. Flags are the guest's arithmetic flags between two
- * instructions; DF is clear. xmm0-15 and MXCSR are the guest's. The x87's registers are loaded by the first instruction that needs them (x87_in), and
- * stay until translated code is left; where bt_dispatch goes on they are back (x87_out 0), unless it has taken them (1). GS points to struct bt; FS stays libc's.
+ * instructions they have nothing, or what struct carry and span (translate.h) say, or r14 is bt->slide and r15 -1, as enter leaves them;
+ * the guest's r13-r15 are in bt->hi. 32-bit code has the same registers, upper halves too; its addresses are cut to 32 bits. rsp is the
+ * host's stack. Flags are the guest's arithmetic flags between two instructions; DF is clear. xmm0-15 and MXCSR are the guest's. The x87's
+ * registers are loaded by the first instruction that needs them (x87_in), and stay until translated code is left; where bt_dispatch goes on
+ * they are back (x87_out 0), unless it has taken them (1). GS points to struct bt; FS stays libc's.
  *
  * Flags are architectural at every access that may fault and at every exit. Where they can be made again from registers (flags.c) inserted
- * code may destroy them: the cold stub, or a later use, makes them again. Elsewhere it changes none: lea, mov, pext and jrcxz (which is why rcx is
- * saved in r15 there), no add, cmp, and.
+ * code may destroy them: the cold stub, or a later use, makes them again. Elsewhere it changes none: lea, mov, pext and jrcxz (which is why
+ * rcx is saved in r15 there), no add, cmp, and.
  *
- * Calls. The host's stack has a frame of two words for each guest call that has not returned since the loop entered: the address where the guest is to
- * return to, and, pushed by the host's call, that of the code behind the call. A guest's return to that address is the host's; any other drops
- * the frame and asks the jump cache. leave drops them all, and it comes at least every SLICE instructions, which bounds them. What changes context or the
- * meaning of addresses without leaving must load rsp from bt->bottom.
+ * Calls. The host's stack has a frame of two words for each guest call that has not returned since the loop entered: the address where the
+ * guest is to return to, and, pushed by the host's call, that of the code behind the call. A guest's return to that address is the host's;
+ * any other drops the frame and asks the jump cache. leave drops them all, and it comes at least every SLICE instructions, which bounds
+ * them. What changes context or the meaning of addresses without leaving must load rsp from bt->bottom.
  *
- * Time. bt->left + LEFT_BIAS instructions may still retire, as of the start of the block under way: a block subtracts its length at its end, and
- * leaves when the result is negative, so that any block may begin while it is not. bt_kick, on another thread, makes it so by subtracting KICK, at
- * most once; the block's own subtraction is not atomic and may undo that, but never loses time by it.
+ * Time. bt->left + LEFT_BIAS instructions may still retire, as of the start of the block under way: a block subtracts its length at its
+ * end, and leaves when the result is negative, so that any block may begin while it is not. bt_kick, on another thread, makes it so by
+ * subtracting KICK, at most once; the block's own subtraction is not atomic and may undo that, but never loses time by it.
  */
 #ifndef XL_BT_INTERNAL_H
 #define XL_BT_INTERNAL_H
@@ -51,7 +52,7 @@ enum bt_exit_kind {
     EXIT_LINK,                  /* to a block of another page: fill the link */
     EXIT_NEXT,                  /* to rip, whatever is there (invalidated block, BT_NO_CHAIN) */
     EXIT_MISS,                  /* a memory access that neither L0 nor L1 has: bt->lin */
-    EXIT_STEP,                  /* an instruction called out: the interpreter's function does it; the block goes on behind it if nothing speaks against it */
+    EXIT_STEP,                  /* called out: the interpreter's function does it, and the block goes on if nothing speaks against it */
     EXIT_BRANCH,                /* the same, and the block has ended */
     EXIT_TIME,                  /* bt->left is negative */
     EXIT_MISFIT,                /* a span is not within a page that has bt->slide: the interpreter goes on for a while */
@@ -70,7 +71,7 @@ struct bt_exit {
     u32 block;
     s32 off;                    /* of the guest instruction from the block's first; CHAIN, LINK: unused */
     u64 target;                 /* CHAIN, LINK, NEXT: guest address */
-    u32 again, behind;          /* cache offsets: where the instruction begins again; where it goes on behind the instruction (0: nowhere) */
+    u32 again, behind;          /* cache offsets: where the instruction begins again; where it goes on behind it (0: nowhere) */
     u32 patch;                  /* CHAIN: cache offset of the rel32. LINK: number of the link */
     u32 insn;                   /* STEP, BRANCH, MISS: bt->insns, decoded when first needed. 0: not yet */
 };
@@ -152,10 +153,11 @@ struct bt {
     u8 *rx, *rw;                /* two views of the cache */
     u32 used, start;            /* bytes of it; those of entry and exit */
     u32 x87_in;                 /* cache offset of the routine that loads the guest's x87 registers */
-    u32 enter, leave, switch_level, l1_code[2][2][17];        /* cache offsets of routines; L1 lookups by set, write, size - 1; [16]: 16 bytes aligned */
+    u32 enter, leave, switch_level;     /* cache offsets of routines */
+    u32 l1_code[2][2][17];      /* of L1 lookups, by set, write, size - 1; [16]: 16 bytes aligned */
     u64 tlb_flushes;            /* of cpu->tlb when l0, l1, jumps and links were last empty, */
     u32 page_flushes, epoch;    /* or what it says to forget of them was forgotten */
-    u64 forgotten;              /* how often something was, or bt->slide has become another: what a block under way knows of pages may be wrong */
+    u64 forgotten;              /* how often something was, or slide has changed: what a block under way knows of pages may be wrong */
     u64 candidate[2];           /* for slide: fills of pages with this addend less those with others, as far as above 0, are */
     u32 votes[2];               /* so many */
     u64 code_pages[CODE_PAGE_BITS / 64];        /* by a hash: pages of addresses that jumps or links lead to */
@@ -205,7 +207,8 @@ static inline u64 bt_host_address(const struct bt *t, u32 off) { return (u64)t->
 
 /* ---- block.c ----------------------------------------------------------------------------------------------------- */
 u32 bt_block_find(struct bt *t, const u8 *host, u64 va, u16 context);    /* 0: none */
-struct bt_page *bt_page_claim(struct bt *t, const u8 *host, unsigned in_page, unsigned n);      /* NULL: the page cannot hold translated code */
+/* NULL: the page cannot hold translated code. */
+struct bt_page *bt_page_claim(struct bt *t, const u8 *host, unsigned in_page, unsigned n);
 void bt_block_insert(struct bt *t, u32 b, struct bt_page *page);
 void bt_block_replace(struct bt *t, u32 old, u32 new);  /* what leads to old goes on to new */
 void bt_forget(struct bt *t);                   /* everything */
@@ -222,8 +225,8 @@ u64 bt_jump_find(const struct bt *t, unsigned set, u64 va);             /* host 
 void bt_link_fill(struct bt *t, u32 link, u32 code);
 
 /* ---- run.c ------------------------------------------------------------------------------------------------------- */
-/* Called by translated code, with all state in c and bt->exit saying why it was left: does what is due, and returns the host address where it goes on,
- * or 0: bt_run's loop is to have it. May x86_raise. */
+/* Called by translated code, with all state in c and bt->exit saying why it was left: does what is due, and returns the host address where
+ * it goes on, or 0: bt_run's loop is to have it. May x86_raise. */
 u64 bt_dispatch(struct x86_cpu *c);
 
 /* ---- translate.c ------------------------------------------------------------------------------------------------- */
@@ -233,8 +236,9 @@ u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, const struct
 
 /* ---- system.c ---------------------------------------------------------------------------------------------------- */
 void bt_system_masks(struct bt *t);
-/* syscall and sysret of a CPU that has them for itself, from 64-bit code to 64-bit code, called by translated code with bt->exit set, general registers
- * but rbx, rbp, rsp in c and flags in bt->flags, where they are afterwards. Returns the host address where it goes on, or 0: nothing has happened. */
+/* syscall and sysret of a CPU that has them for itself, from 64-bit code to 64-bit code, called by translated code with bt->exit set,
+ * general registers but rbx, rbp, rsp in c and flags in bt->flags, where they are afterwards. Returns the host address where it goes on, or
+ * 0: nothing has happened. */
 u64 bt_level_switch(struct x86_cpu *c);
 
 /* ---- verify.c ---------------------------------------------------------------------------------------------------- */

@@ -1,7 +1,8 @@
 /* Re-encoding: the guest's instruction with the host's registers in it.
  *
- * Owns: the map from guest to host registers in instructions. Called by: translate.c, memory.c. rsp becomes r13; r13-r15 are loaded to scratch registers
- * and stored back; a memory operand becomes [r14]. What comes after the operands (immediates) is copied, as are opcode and mandatory prefixes.
+ * Owns: the map from guest to host registers in instructions. Called by: translate.c, memory.c. rsp becomes r13; r13-r15 are loaded to
+ * scratch registers and stored back; a memory operand becomes [r14]. What comes after the operands (immediates) is copied, as are opcode
+ * and mandatory prefixes.
  */
 #include "bt/translate.h"
 #include "x86/decode.h"
@@ -177,7 +178,10 @@ static void scan(const struct translation *tr, struct shape *s, unsigned *opcode
 }
 
 /* 32-bit code's inc and dec, opcodes 40-4f: they become ff /0 and ff /1. */
-static bool is_short_inc(const struct x86_insn *i) { return i->mode != 64 && x86_forms[i->form].map == X86_MAP_1 && (i->opcode & 0xf0) == 0x40; }
+static bool is_short_inc(const struct x86_insn *i)
+{
+    return i->mode != 64 && x86_forms[i->form].map == X86_MAP_1 && (i->opcode & 0xf0) == 0x40;
+}
 
 /* mov al/eax/rax, moffs and back have no modrm: they become the forms that have one. Opcode 82 is 80. */
 static u8 opcode_of(const struct x86_insn *i, const struct shape *s)

@@ -1,11 +1,12 @@
 /* System instructions in line: those that only read or write what struct x86_cpu holds.
  *
- * Owns: which they are (OPS), bt->mask_flags. Called by: translate.c. All others, and these where they might fault, change how code executes or let an
- * interrupt in, are called out (EXIT_STEP): run.c has the interpreter's function do them, and comes back.
+ * Owns: which they are (OPS), bt->mask_flags. Called by: translate.c. All others, and these where they might fault, change how code
+ * executes or let an interrupt in, are called out (EXIT_STEP): run.c has the interpreter's function do them, and comes back.
  *
- * While translated code runs x86_cpu.rflags has all flags but the arithmetic ones, which are in the host's. Nothing here changes those, popf excepted: bits
- * are chosen with pext and pdep. r14 is the CPU's address. sti is never a block's last instruction; what leaves at the one behind it, undone, for
- * something that the interpreter would see between the two, says so (bt_exit.shadow), and the shadow goes to x86_cpu.slow.
+ * While translated code runs x86_cpu.rflags has all flags but the arithmetic ones, which are in the host's. Nothing here changes those,
+ * popf excepted: bits are chosen with pext and pdep. r14 is the CPU's address. sti is never a block's last instruction; what leaves at the
+ * one behind it, undone, for something that the interpreter would see between the two, says so (bt_exit.shadow), and the shadow goes to
+ * x86_cpu.slow.
  */
 #include "bt/translate.h"
 
@@ -42,9 +43,9 @@ void bt_system_masks(struct bt *t)
 
 enum { CLI = 1, STI, CLD, STD, PUSHF, POPF, FROM_CR, FROM_SEG, PUSH_SEG, SLDT, STR, SMSW, SWAPGS };
 static const struct { const struct x86_op *op; u8 what; } OPS[] = {
-    { &x86_op_cli, CLI }, { &x86_op_sti, STI }, { &x86_op_cld, CLD }, { &x86_op_std, STD }, { &x86_op_pushf, PUSHF }, { &x86_op_popf, POPF },
-    { &x86_op_mov_cr, FROM_CR }, { &x86_op_mov_from_seg, FROM_SEG }, { &x86_op_push_seg, PUSH_SEG }, { &x86_op_sldt, SLDT },
-    { &x86_op_str, STR }, { &x86_op_smsw, SMSW }, { &x86_op_swapgs, SWAPGS },
+    { &x86_op_cli, CLI }, { &x86_op_sti, STI }, { &x86_op_cld, CLD }, { &x86_op_std, STD }, { &x86_op_pushf, PUSHF },
+    { &x86_op_popf, POPF }, { &x86_op_mov_cr, FROM_CR }, { &x86_op_mov_from_seg, FROM_SEG }, { &x86_op_push_seg, PUSH_SEG },
+    { &x86_op_sldt, SLDT }, { &x86_op_str, STR }, { &x86_op_smsw, SMSW }, { &x86_op_swapgs, SWAPGS },
 };
 
 static unsigned what_of(const struct x86_insn *i)
@@ -194,7 +195,10 @@ static void swapgs(struct translation *tr)
     e_load(e, R_CX, GS(tmp));
 }
 
-static u32 selector_of(const struct x86_insn *i, unsigned operand) { return CPU(seg) + i->op[operand].reg * (u32)sizeof(struct x86_seg) + (u32)offsetof(struct x86_seg, sel); }
+static u32 selector_of(const struct x86_insn *i, unsigned operand)
+{
+    return CPU(seg) + i->op[operand].reg * (u32)sizeof(struct x86_seg) + (u32)offsetof(struct x86_seg, sel);
+}
 
 static void cr_to_register(struct translation *tr, u32 field, bool wide)
 {
@@ -249,28 +253,31 @@ bool tr_switches_level(const struct translation *tr)
     const struct x86_cpu *c = tr->t->cpu;
     const struct x86_op *op = x86_forms[tr->i->form].op;
     bool native = c->ops->syscall == x86_syscall_native && !c->ops->segment_loaded && c->ops->phys;
-    return native && tr->i->mode == 64 && ((op == &x86_op_syscall && tr->i->len == 2) || (op == &x86_op_sysret && tr->i->size == 8 && !(tr->context & CTX_CPL)));
+    return native && tr->i->mode == 64 && ((op == &x86_op_syscall && tr->i->len == 2) ||
+                                           (op == &x86_op_sysret && tr->i->size == 8 && !(tr->context & CTX_CPL)));
 }
 
 /* The x87's registers, too, may be the guest's, and stay: x87_out is about all contexts, of which one has CTX_X87 if the other has.
- * As x86_syscall_native and sysret do it (exec_far.c); whatever is not the usual case is left to them. Calls nothing: no function that might touch a
- * vector register or MXCSR, which are the guest's here. The kind of bt_exit says which: size 1 is sysret. */
+ * As x86_syscall_native and sysret do it (exec_far.c); whatever is not the usual case is left to them. Calls nothing: no function that
+ * might touch a vector register or MXCSR, which are the guest's here. The kind of bt_exit says which: size 1 is sysret. */
 __attribute__((target("general-regs-only"))) u64 bt_level_switch(struct x86_cpu *c)
 {
-    enum { SYSRET_FLAGS = 0x247fd5, CODE = X86_ATTR_G | X86_ATTR_L | X86_ATTR_P | X86_ATTR_S | 11, DATA = X86_ATTR_G | X86_ATTR_DB | X86_ATTR_P | X86_ATTR_S | 3 };
+    enum { SYSRET_FLAGS = 0x247fd5, CODE = X86_ATTR_G | X86_ATTR_L | X86_ATTR_P | X86_ATTR_S | 11,
+           DATA = X86_ATTR_G | X86_ATTR_DB | X86_ATTR_P | X86_ATTR_S | 3 };
     struct bt *t = c->bt;
     const struct bt_exit *x = &t->exits[t->exit];
     const struct bt_block *b = &t->block[x->block];
     bool sysret = x->size;
     unsigned set = sysret, level = sysret ? 3 : 0;
-    u64 old = (c->rflags & ~(u64)X86_ARITH_FLAGS) | (t->flags >> 8 & 0xd5) | (t->flags & 1) << 11, next = b->va + x->off + 2 /* bytes of syscall */;
+    u64 old = (c->rflags & ~(u64)X86_ARITH_FLAGS) | (t->flags >> 8 & 0xd5) | (t->flags & 1) << 11;
+    u64 next = b->va + x->off + 2 /* bytes of syscall */;
     u64 flags = sysret ? (c->r[X86_R11] & SYSRET_FLAGS) | X86_FLAG1 : (old & ~(c->sfmask | X86_RF)) | X86_FLAG1;
     u64 target = sysret ? c->r[X86_RCX] : c->lstar, place;
     u16 context = (u16)((b->context & ~(CTX_SET | CTX_CPL)) | (sysret ? CTX_SET | CTX_CPL : 0));
     s64 left = t->left - x->k - 1;
     __asm__("pext %2, %1, %0" : "=r"(place) : "r"(target), "r"(JUMP_MASK));
-    if (unlikely(!(c->efer & X86_EFER_SCE) || c->slow || c->strict || flags & (X86_TF | X86_RF) || c->cr0 & X86_CR0_AM || left < 0 || t->jump_context[set] != context ||
-                 t->jump_negated[set][place] != -target || target == t->poison))
+    if (unlikely(!(c->efer & X86_EFER_SCE) || c->slow || c->strict || flags & (X86_TF | X86_RF) || c->cr0 & X86_CR0_AM || left < 0 ||
+                 t->jump_context[set] != context || t->jump_negated[set][place] != -target || target == t->poison))
         return 0;
     if (!sysret) {
         c->r[X86_RCX] = next;

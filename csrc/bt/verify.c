@@ -169,7 +169,8 @@ static bool counts_hits(struct check *c, u32 at, u32 end)
 const char *bt_verify_why(const struct bt *t, const struct bt_block *b, u32 *at)
 {
     struct check c;
-    c.t = t, c.b = b, c.why = NULL, c.at = b->code, c.behind = 0, c.g = NULL, c.known.op = NULL, c.carried.on = c.shadow = c.spans.slid = false;
+    c.t = t, c.b = b, c.why = NULL, c.at = b->code, c.behind = 0, c.g = NULL, c.known.op = NULL;
+    c.carried.on = c.shadow = c.spans.slid = false;
     c.spans.nr = 0;
     c.nr = c.steps = c.lookups = 0, c.off = 0;
     const struct bt_map *map = &t->maps[b->first_map];

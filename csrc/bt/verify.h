@@ -77,8 +77,8 @@ enum { KEPT_A = 1, KEPT_B = 2, KEPT_OLD = 4 };  /* bt->flag_a has a, flag_b b; f
  * in, r15 is -1. */
 struct carried { bool on, write; u8 base; u64 bias; };
 
-/* Known of a place x, base + (index << scale), where base or index may be NONE: bytes from x + low on are in a page that has bt->slide, of which x + low is at byte `most` at the latest; in a page for stores
- * if write; x + low is a multiple of 16 if whole. */
+/* Known of a place x, base + (index << scale), where base or index may be NONE: bytes from x + low on are in a page that has bt->slide, of
+ * which x + low is at byte `most` at the latest; in a page for stores if write; x + low is a multiple of 16 if whole. */
 enum { MAX_SPANS = 32, NONE = 0xff };
 struct known_span { u8 base, index, scale; bool write, whole; u64 low, most; };
 struct spans { struct known_span of[MAX_SPANS]; unsigned nr; bool slid /* r14 is bt->slide */; };

@@ -153,8 +153,8 @@ static bool tested(struct check *c, const struct path *p, value negated, value l
         u64 clear = f->kind == CLEAR ? f->n : 0, page = ~(u64)(PAGE_SIZE - 1), apart, most;
         bool whole;
         value of = at_most(c, f, &most, &whole);
-        if (of && value_apart(&c->values, first, of, &apart) && apart <= PAGE_SIZE && most <= PAGE_SIZE && most + apart + size <= PAGE_SIZE &&
-            (align <= 1 || (whole && apart % align == 0)))
+        if (of && value_apart(&c->values, first, of, &apart) && apart <= PAGE_SIZE && most <= PAGE_SIZE &&
+            most + apart + size <= PAGE_SIZE && (align <= 1 || (whole && apart % align == 0)))
             return true;
         of = f->of;
         if (f->kind == ZERO && n->kind == VAL_PEXT && n->width == 8)
@@ -204,7 +204,8 @@ static bool tested_slid(struct check *c, const struct path *p, value lin, unsign
     for (unsigned k = 0; k < p->nr_facts; k++) {
         const struct fact *f = &p->fact[k];
         bool for_write = false;
-        value rest, of = c->values.v[f->of].kind == VAL_ROTATED ? c->values.v[f->of].term[0] : f->of, negated = slid_in(c, p, of, &for_write, &rest);
+        value rest, of = c->values.v[f->of].kind == VAL_ROTATED ? c->values.v[f->of].term[0] : f->of;
+        value negated = slid_in(c, p, of, &for_write, &rest);
         if (negated && for_write >= write && tested(c, p, negated, lin, size, align))
             return true;
     }
@@ -319,7 +320,8 @@ bool verify_access(struct check *c, const struct path *p, value address, unsigne
             return tested(c, p, entry, rest, size, align) || verify_refuse(c, "no test shows that all bytes are in the entry's page");
         }
         if (sum.term[k] == verify_slide(c))
-            return tested_slid(c, p, *lin, size, write, align) || verify_refuse(c, "no test shows that all bytes are in a page that has bt->slide");
+            return tested_slid(c, p, *lin, size, write, align) ||
+                   verify_refuse(c, "no test shows that all bytes are in a page that has bt->slide");
         if (addend.kind != VAL_FIELD || !verify_entry(c, (u32)addend.n, &for_write))
             continue;
         if (write && !for_write)

@@ -1,6 +1,7 @@
 /* What guest instructions do, as verify.c wants to see it done.
  *
- * Owns: ACTS, which says what may be copied. Called by: verify.c. Independent of translate.c's rules: an op that is added there is added here.
+ * Owns: ACTS, which says what may be copied. Called by: verify.c. Independent of translate.c's rules: an op that is added there is added
+ * here.
  */
 #include "bt/verify.h"
 #include "x86/decode.h"
@@ -16,21 +17,22 @@
 
 static const struct { const struct x86_op *op; u8 flags; } ACTS[] = {
 #define A(name, flags) { &x86_op_##name, flags }
-    A(add, W0 | SETS), A(or, W0 | SETS), A(and, W0 | SETS), A(sub, W0 | SETS), A(xor, W0 | SETS), A(cmp, SETS), A(test, SETS), A(neg, W0 | SETS),
-    A(adc, W0), A(sbb, W0), A(inc, W0), A(dec, W0), A(not, W0 | KEEPS), A(rol, W0), A(ror, W0), A(rcl, W0), A(rcr, W0), A(shl, W0), A(shr, W0),
-    A(sar, W0), A(shld, W0), A(shrd, W0), A(bts, W0), A(btr, W0), A(btc, W0), A(bt, 0), A(xchg, W0 | W1 | KEEPS), A(xadd, W0 | W1 | SETS),
-    A(cmpxchg, W0 | SETS), A(mul, SETS), A(div, 0), A(idiv, 0), A(imul, W0 | SETS), A(mov, W0 | PURE | KEEPS), A(movbe, W0 | KEEPS),
-    A(setcc, W0), A(cmovcc, W0),
-    A(movzx, W0 | PURE | KEEPS), A(movsx, W0 | PURE | KEEPS), A(movsxd, W0 | PURE | KEEPS), A(popcnt, W0 | SETS), A(tzcnt, W0), A(lzcnt, W0),
-    A(bsf, W0), A(bsr, W0), A(crc32, W0 | KEEPS), A(adcx, W0), A(adox, W0), A(andn, W0), A(blsr, W0), A(blsmsk, W0), A(blsi, W0), A(bzhi, W0),
-    A(pext, W0 | KEEPS), A(pdep, W0 | KEEPS), A(mulx, W0 | W1 | KEEPS), A(bextr, W0), A(shlx, W0 | KEEPS), A(sarx, W0 | KEEPS), A(shrx, W0 | KEEPS),
-    A(rorx, W0 | KEEPS), A(bswap, W0 | KEEPS), A(cbw, KEEPS), A(cwd, KEEPS), A(sahf, 0), A(lahf, 0), A(cmc, 0), A(clc, 0), A(stc, 0),
-    A(mova, W0 | KEEPS), A(movu, W0 | KEEPS | UNALIGNED), A(movscalar, W0 | KEEPS), A(movq, W0 | KEEPS), A(movd, W0 | KEEPS), A(movl, W0 | KEEPS),
-    A(movh, W0 | KEEPS), A(pextr, W0 | KEEPS), A(pinsr, W0 | KEEPS), A(sse, W0 | KEEPS), A(sse_imm, W0 | KEEPS), A(sse_shift, W0 | KEEPS),
-    A(sse_dqshift, W0 | KEEPS), A(insertps, W0 | KEEPS | UNALIGNED), A(blendv, W0 | KEEPS), A(pcmpstr, SETS | UNALIGNED),
+    A(add, W0 | SETS), A(or, W0 | SETS), A(and, W0 | SETS), A(sub, W0 | SETS), A(xor, W0 | SETS), A(cmp, SETS), A(test, SETS),
+    A(neg, W0 | SETS), A(adc, W0), A(sbb, W0), A(inc, W0), A(dec, W0), A(not, W0 | KEEPS), A(rol, W0), A(ror, W0), A(rcl, W0), A(rcr, W0),
+    A(shl, W0), A(shr, W0), A(sar, W0), A(shld, W0), A(shrd, W0), A(bts, W0), A(btr, W0), A(btc, W0), A(bt, 0), A(xchg, W0 | W1 | KEEPS),
+    A(xadd, W0 | W1 | SETS), A(cmpxchg, W0 | SETS), A(mul, SETS), A(div, 0), A(idiv, 0), A(imul, W0 | SETS), A(mov, W0 | PURE | KEEPS),
+    A(movbe, W0 | KEEPS), A(setcc, W0), A(cmovcc, W0), A(movzx, W0 | PURE | KEEPS), A(movsx, W0 | PURE | KEEPS),
+    A(movsxd, W0 | PURE | KEEPS), A(popcnt, W0 | SETS), A(tzcnt, W0), A(lzcnt, W0), A(bsf, W0), A(bsr, W0), A(crc32, W0 | KEEPS),
+    A(adcx, W0), A(adox, W0), A(andn, W0), A(blsr, W0), A(blsmsk, W0), A(blsi, W0), A(bzhi, W0), A(pext, W0 | KEEPS), A(pdep, W0 | KEEPS),
+    A(mulx, W0 | W1 | KEEPS), A(bextr, W0), A(shlx, W0 | KEEPS), A(sarx, W0 | KEEPS), A(shrx, W0 | KEEPS), A(rorx, W0 | KEEPS),
+    A(bswap, W0 | KEEPS), A(cbw, KEEPS), A(cwd, KEEPS), A(sahf, 0), A(lahf, 0), A(cmc, 0), A(clc, 0), A(stc, 0),
+    A(mova, W0 | KEEPS), A(movu, W0 | KEEPS | UNALIGNED), A(movscalar, W0 | KEEPS), A(movq, W0 | KEEPS), A(movd, W0 | KEEPS),
+    A(movl, W0 | KEEPS), A(movh, W0 | KEEPS), A(pextr, W0 | KEEPS), A(pinsr, W0 | KEEPS), A(sse, W0 | KEEPS), A(sse_imm, W0 | KEEPS),
+    A(sse_shift, W0 | KEEPS), A(sse_dqshift, W0 | KEEPS), A(insertps, W0 | KEEPS | UNALIGNED), A(blendv, W0 | KEEPS),
+    A(pcmpstr, SETS | UNALIGNED),
     A(sse_fp, W0 | FP | KEEPS), A(sse_fp_imm, W0 | FP | KEEPS), A(sse_flags, FP | SETS), A(sse_gpr, W0 | FP | KEEPS),
-    A(x87, X87), A(x87_load, X87), A(x87_store, W0 | X87), A(fnstcw, W0 | X87), A(fnstsw, W0 | X87), A(fnclex, X87), A(mmx, W0 | X87), A(mmx_imm, W0 | X87),
-    A(mmx_shift, W0 | X87), A(mmx_gpr, W0 | X87), A(mmx_movq, W0 | X87), A(emms, X87),
+    A(x87, X87), A(x87_load, X87), A(x87_store, W0 | X87), A(fnstcw, W0 | X87), A(fnstsw, W0 | X87), A(fnclex, X87), A(mmx, W0 | X87),
+    A(mmx_imm, W0 | X87), A(mmx_shift, W0 | X87), A(mmx_gpr, W0 | X87), A(mmx_movq, W0 | X87), A(emms, X87),
 #undef A
 };
 
@@ -74,7 +76,8 @@ value verify_behind(struct check *c, unsigned n)
         return 0;
     if (!c->effect.reg[n])
         return guest(c, n);
-    if ((op == &x86_op_add || op == &x86_op_sub) && g->size == 8 && g->op[0].kind == X86_REG && g->op[0].reg == 8 * n && g->op[1].kind == X86_IMM)
+    if ((op == &x86_op_add || op == &x86_op_sub) && g->size == 8 && g->op[0].kind == X86_REG && g->op[0].reg == 8 * n &&
+        g->op[1].kind == X86_IMM)
         return value_plus(&c->values, guest(c, n), op == &x86_op_add ? g->imm : -g->imm);
     return 0;
 }
@@ -104,7 +107,8 @@ void verify_carry(struct check *c, const struct path *p)
     }
     if (!k.on)
         k = (struct carried){ .on = false };
-    if (c->to.carries && (c->to.carried.on != k.on || c->to.carried.write != k.write || c->to.carried.base != k.base || c->to.carried.bias != k.bias))
+    if (c->to.carries && (c->to.carried.on != k.on || c->to.carried.write != k.write || c->to.carried.base != k.base ||
+                          c->to.carried.bias != k.bias))
         k = (struct carried){ .on = false };
     c->to.carried = k, c->to.carries = true;
 }
@@ -402,7 +406,9 @@ u8 verify_kept(struct check *c, const struct path *p)
 struct known verify_known_behind(const struct check *c, u8 kept)
 {
     static const struct x86_op *const SHIFTS[] = { &x86_op_shl, &x86_op_shr, &x86_op_sar };
-    static const struct x86_op *const REPEATED[] = { &x86_op_cmp, &x86_op_test, &x86_op_and, &x86_op_or, &x86_op_xor, &x86_op_add, &x86_op_sub };
+    static const struct x86_op *const REPEATED[] = {
+        &x86_op_cmp, &x86_op_test, &x86_op_and, &x86_op_or, &x86_op_xor, &x86_op_add, &x86_op_sub
+    };
     const struct x86_insn *g = c->g;
     const struct effect *f = &c->effect;
     const struct x86_op *op = x86_forms[g->form].op;
@@ -418,7 +424,8 @@ struct known verify_known_behind(const struct check *c, u8 kept)
             return (struct known){ op, g->size, g->op[0].reg / 8, GONE, kept, 0 };
         bool a = g->op[0].kind == X86_REG && !(g->op[0].reg % 8), b = g->nr_ops > 1 && g->op[1].kind == X86_REG && !(g->op[1].reg % 8);
         for (unsigned n = 0; n < ARRAY_SIZE(REPEATED); n++)
-            if (op == REPEATED[n] && a && (b || op == &x86_op_and || op == &x86_op_or || op == &x86_op_xor || (g->nr_ops > 1 && g->op[1].kind == X86_IMM))) {
+            if (op == REPEATED[n] && a && (b || op == &x86_op_and || op == &x86_op_or || op == &x86_op_xor ||
+                                            (g->nr_ops > 1 && g->op[1].kind == X86_IMM))) {
                 bool result_says = op == &x86_op_and || op == &x86_op_or || op == &x86_op_xor;
                 if (op == &x86_op_test && b && g->op[0].reg == g->op[1].reg)       /* as and does */
                     return (struct known){ &x86_op_and, g->size, g->op[0].reg / 8, IMM, 0, 0 };
@@ -436,8 +443,8 @@ struct known verify_known_behind(const struct check *c, u8 kept)
     return k;
 }
 
-/* op on a, b makes the guest's flags, given what is known of them: cmp and test again, test of a result with itself, or (done: a value was undone first)
- * an addition or subtraction repeated. */
+/* op on a, b makes the guest's flags, given what is known of them: cmp and test again, test of a result with itself, or (done: a value was
+ * undone first) an addition or subtraction repeated. */
 bool verify_makes_flags(struct check *c, const struct path *p, const struct x86_insn *h, value a, value b)
 {
     struct known known = p->acted ? verify_known_behind(c, verify_kept(c, p)) : c->known, *k = &known;
@@ -460,7 +467,8 @@ bool verify_makes_flags(struct check *c, const struct path *p, const struct x86_
         return is_a && is_b;
     if (op == &x86_op_shl || op == &x86_op_shr || op == &x86_op_sar)
         return k->kept & KEPT_OLD && a == kept_a && b == value_const(v, k->imm & bits);
-    const struct value_node *undone = &v->v[a];         /* what has been undone: VAL_DONE's n: bit 0 it was a subtraction, size, what was added or subtracted */
+    /* What has been undone: VAL_DONE's n: bit 0 it was a subtraction, size, what was added or subtracted. */
+    const struct value_node *undone = &v->v[a];
     bool of_a = undone->kind == VAL_DONE && ((ka && undone->term[0] == ka) || (k->kept & KEPT_A && undone->term[0] == kept_a));
     if (k->kept & KEPT_OLD && op == &x86_op_add && b == kept_a)
         is_b = true;                    /* result - old = what was added; + old: the same sum */

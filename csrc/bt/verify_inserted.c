@@ -85,7 +85,8 @@ static bool remakes(struct check *c, struct path *p, const struct x86_insn *h, v
         return verify_refuse(c, "an instruction that the translator does not insert");
     if (made || !a || !b)
         p->reg[dst] = 0;
-    else if (op == &x86_op_add && h->size == 8 && (v->v[a].kind == VAL_FIELD || v->v[a].kind == VAL_INDEXED) && v->v[a].n != GS(flag_a) && v->v[a].n != GS(flag_b))
+    else if (op == &x86_op_add && h->size == 8 && (v->v[a].kind == VAL_FIELD || v->v[a].kind == VAL_INDEXED) &&
+             v->v[a].n != GS(flag_a) && v->v[a].n != GS(flag_b))
         p->reg[dst] = value_add(v, a, b, 0, 0);
     else
         p->reg[dst] = value_atom(v, VAL_DONE, a, (op == &x86_op_sub) | (u64)h->size << 1 | (u64)b << 8, 0);
@@ -119,7 +120,8 @@ bool verify_inserted(struct check *c, struct path *p, const struct x86_insn *h, 
             return *end = true, verify_calls(c, p, 0, next);
         if (op == &x86_op_cmp && whole && h->size == 8 && field == GS(bottom) && h->op[0].kind == X86_REG && h->op[0].reg == 8 * R_SP)
             return p->flags = FL_BOTTOM, true;
-        if (op == &x86_op_cmp && whole && h->size == 8 && field == GS(slide) + 8 * (c->b->context & CTX_SET) && h->op[0].kind == X86_REG && h->op[0].reg == 8 * R_15)
+        if (op == &x86_op_cmp && whole && h->size == 8 && field == GS(slide) + 8 * (c->b->context & CTX_SET) &&
+            h->op[0].kind == X86_REG && h->op[0].reg == 8 * R_15)
             return p->flags = FL_SLIDE, p->flag_value = p->reg[R_15], true;
         if (op == &x86_op_jmp && whole) {
             *end = true;

@@ -1,4 +1,5 @@
-/* What system instructions in line may do to struct x86_cpu, and must have done. Called by: verify*.c. Owns: the fields that may be touched.
+/* What system instructions in line may do to struct x86_cpu, and must have done. Called by: verify*.c. Owns: the fields that may be
+ * touched.
  *
  * Independent of system.c: bits of rflags stand here by the rules of SDM vol. 2 (CLI, STI, PUSHF, POPF), not by bt->mask_flags.
  */
@@ -15,9 +16,9 @@
 enum { SEL0 = offsetof(struct x86_cpu, seg) + offsetof(struct x86_seg, sel) };
 
 static const struct { u32 at; u8 sizes; bool write; } FIELDS[] = {      /* sizes: sum of what may be read; written are 8 bytes */
-    { CPU(rflags), 8, true }, { CPU(slow), 4, false }, { CPU(cr0), 8 | 4, false }, { CPU(cr2), 8, false }, { CPU(cr3), 8, false }, { CPU(cr4), 8, false },
-    { CPU(cr8), 8, false }, { CPU(ldtr.sel), 2, false }, { CPU(tr.sel), 2, false }, { CPU(kernel_gs_base), 8, true }, { CPU(seg[X86_GS].base), 8, true },
-    { CPU(lin_base[X86_GS]), 0, true },
+    { CPU(rflags), 8, true }, { CPU(slow), 4, false }, { CPU(cr0), 8 | 4, false }, { CPU(cr2), 8, false }, { CPU(cr3), 8, false },
+    { CPU(cr4), 8, false }, { CPU(cr8), 8, false }, { CPU(ldtr.sel), 2, false }, { CPU(tr.sel), 2, false },
+    { CPU(kernel_gs_base), 8, true }, { CPU(seg[X86_GS].base), 8, true }, { CPU(lin_base[X86_GS]), 0, true },
 };
 
 static bool allowed(u32 at, unsigned size, bool write)
@@ -59,7 +60,8 @@ bool verify_cpu_access(struct check *c, struct path *p, const struct x86_insn *h
         return true;
     u32 to = (u32)v->v[rest].n;
     bool plain = op == &x86_op_mov && (store ? h->op[1].kind == X86_REG : h->op[0].kind == X86_REG) && reg != R_SP;
-    if (v->v[rest].n >= sizeof(struct x86_cpu) || !(plain || (zero_extended && reg != R_SP)) || h->mem_seg >= X86_FS || !allowed(to, size, store))
+    if (v->v[rest].n >= sizeof(struct x86_cpu) || !(plain || (zero_extended && reg != R_SP)) || h->mem_seg >= X86_FS ||
+        !allowed(to, size, store))
         return verify_refuse(c, "the CPU's state is accessed in a way that does not occur");
     if (store)
         return verify_state_write(c, p, to, p->reg[reg]);

@@ -266,7 +266,8 @@ def test_command_shows_processors_of_a_pc() -> None:
     (["HELLO", "--top", str(1 << 63)], 2, "is not a number from 0"), (["HELLO", "--vcpu", str(1 << 40)], 1, "has no vCPU"),
     (["HELLO", "--html", "/"], 1, "--html /: is a folder"),
     (["/nonexistent/image"], 1, "/nonexistent/image: cannot be read: No such file or directory"), (["/"], 1, "cannot be read: Is a directory"),
-    ([__file__], 1, "is no kernel image, and no configuration"), ([sys.executable], 1, "not a Xen guest"),
+    ([__file__], 1, "a guest in Python is started by a configuration"), (["TEXT"], 1, "is no kernel image, and no configuration"),
+    ([sys.executable], 1, "not a Xen guest"),
     (["HELLO", "--vcpu", "7"], 1, "has no vCPU 7: it has 1"), (["HELLO", "--html", "/nonexistent/x.html"], 1, "there is no folder /nonexistent"),
     (["HELLO", "--at", "0x1"], 1, "no block has guest address 0x1"), (["HELLO", "--at", "nothing"], 1, "no such symbol, and it is no number"),
     (["PYTHON"], 1, "it is no guest of machine code"),
@@ -275,6 +276,9 @@ def test_errors_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture
     """Wrong words would be taken for a guest, or end in a traceback."""
     if "HELLO" in words:
         words = [str(example("hello")) if word == "HELLO" else word for word in words]
+    if "TEXT" in words:
+        (tmp_path / "text").write_text("hello world")
+        words = [str(tmp_path / "text")]
     assert cli.main(["bt", "-q", *(str(guest(tmp_path, "pass")) if word == "PYTHON" else word for word in words)]) == status
     out, err = capsys.readouterr()
     assert text in err and not out

@@ -250,6 +250,9 @@ def test_mistakes_in_a_file_name_line_and_key(tmp_path):
     (["g.cfg", "--memory", "12M"],
      "g.cfg:3: memory: the machine has no 4 MiB free for domain 1: raise the host's memory, or lower the domain's"),
     (["g.cfg", "--log-dir", "g.py"], "g.py: File exists"),
+    (["g.cfg", "vcpus=200"], "command line: vcpus: 200 vCPUs: 128 is the most"),
+    *(([word], f'{word}: a guest in Python is started by a configuration, a file with the lines name = "g" and kernel = "g.py:{named}" '
+               '(xenlike new writes one)') for word, named in (("g.py", "ClassName"), ("g.py:G", "G"))),
 ])
 def test_what_cannot_be_done(tmp_path, words, message):
     """A traceback, or another exit status than 1."""

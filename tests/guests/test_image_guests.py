@@ -180,4 +180,4 @@ def test_run_tells_of_crashes_and_bad_files(tmp_path: Path) -> None:
     assert done.returncode == 3 and "crash (domain 1) crashed: " in done.stderr
     (tmp_path / "cut").write_bytes(image()[:100])
     done = run("cut", cwd=tmp_path)
-    assert done.returncode == 1 and done.stderr.startswith("xenlike: arguments: kernel: ") and "e_phoff" in done.stderr
+    assert done.returncode == 1 and done.stderr.startswith("xenlike: command line: kernel: ") and "e_phoff" in done.stderr

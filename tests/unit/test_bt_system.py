@@ -90,13 +90,22 @@ def test_an_instruction_in_line_does_what_the_interpreter_does(source: str, cpl:
         assert flags & 0x203000 or stats(m).interpreted <= 1, source
 
 
+FAR = "lea rax, [rip + 2f]; mov [0x9800], rax; mov word ptr [0x9808], cs; "       # where a far transfer by 0x9800 leads: rex.w call, jmp
 NOT_IN_LINE = ["push 0x302; popfq; nop; nop", "push 0x4002; popfq; nop", "push 0x40002; popfq; nop", "push 0x200002; popfq; nop", "push 0x3002; popfq; nop",
                "pushfw; popfw; nop", "cli; nop", "sti; nop", "mov cr8, rax; mov rbx, cr8", "mov rax, cr0", "swapgs", "mov word ptr [0x9800], ds", "smsw word ptr [0x9800]",
                "mov rax, cr3; mov cr3, rax; mov rbx, [0x9000]", "rdtsc; rdtsc; mov r13, rax", "cpuid; mov r14, rdx", "sgdt [0x9800]; sidt [0x9810]", "in al, 0x71; nop",
                "mov al, 'x'; out 0xe9, al; nop", "hlt", "invlpg [0x9000]; mov rax, [0x9000]", "mov ecx, 0xc0000101; rdmsr; wrmsr; mov rax, gs:[0]", "int 0x30; nop",
                "clts; nop", "mov eax, ds; mov ds, eax; nop", "mov eax, ss; mov ss, eax; nop; nop", "mov eax, 0x1234; mov fs, eax", "lar eax, ecx; jz 2f; nop; 2:",
-               "verr cx; setz al", "rep movsb", "mov rax, 0x8000000000000000; push rax; popfq", "sysretq", "syscall", "iretq", "ud2", "mov rax, cr7", "mov rsp, 0x123456789; pushfq",
-               "mov rsp, 0x123456789; popfq", "mov rsp, 0x8ffc; pushfq; popfq", "mov rsp, 0x8000800000000000; popfq", "push 0x246; popfq; int3"]
+               "verr cx; setz al", "lsl eax, ecx; jz 2f; nop; 2:", "mov ecx, ds; lsl eax, ecx; lar edx, ecx; setz bl",
+               "mov ecx, ds; verw cx; setz al", "mov ecx, cs; verw cx; setz al",
+               "mov eax, ds; push rax; pop fs; push rax; pop gs; mov rbx, gs:[0]", "push 0; pop fs; nop", "push 0x1234; pop gs; nop",
+               f"{FAR}.byte 0x48, 0xff, 0x1c, 0x25, 0, 0x98, 0, 0; 2: pop rax; pop rbx",
+               f"{FAR}.byte 0x48, 0xff, 0x2c, 0x25, 0, 0x98, 0, 0; nop; 2: nop",
+               "mov eax, cs; push rax; lea rax, [rip + 2f]; push rax; .byte 0x48, 0xcb; nop; 2: nop",
+               "push 0x1234; push rax; .byte 0x48, 0xcb; nop", "sgdt [0x9801]; sidt [0x9ffc]", "rep movsb",
+               "mov rax, 0x8000000000000000; push rax; popfq", "sysretq", "syscall", "iretq", "ud2", "mov rax, cr7",
+               "mov rsp, 0x123456789; pushfq", "mov rsp, 0x123456789; popfq", "mov rsp, 0x8ffc; pushfq; popfq",
+               "mov rsp, 0x8000800000000000; popfq", "push 0x246; popfq; int3"]
 
 
 @pytest.mark.parametrize("cpl", [0, 3])

@@ -10,7 +10,7 @@ import pytest
 
 from image_files import BASE, PT_NOTE, PT_TLS, Load, elf, phdr
 from xenlike.loaders.errors import LoadError
-from xenlike.loaders.image import ImageCache, load_image, looks_like_image, parse_image, read_file
+from xenlike.loaders.image import ImageCache, is_pc_file, load_image, looks_like_image, parse_image, read_file
 
 
 def refused(data: bytes) -> str:
@@ -141,6 +141,28 @@ def test_files_that_are_none(tmp_path) -> None:
     with pytest.raises(LoadError, match="has 100 bytes; 99 is the most"):
         read_file(tmp_path / "big", 99)
     assert not looks_like_image(tmp_path / "big")
+
+
+def test_a_file_that_nothing_starts_is_told_what_it_lacks_for_either(tmp_path) -> None:
+    """Who has built an image for a PC would only read that it is no Xen guest."""
+    import gzip
+
+    path, pvh = tmp_path / "image", elf(values={"XEN_VERSION": None, "PHYS32_ENTRY": 0x1000})
+    for data, kind, says in (
+            (elf(where="none"), None, r"has no Xen notes .*; nor is it a PC's: it has no multiboot header in its first 8192 bytes, "
+                                      r"and no note XEN_ELFNOTE_PHYS32_ENTRY \(18\) \(.*CONFIG_XEN_PV; guest_sdk/c/pc makes images for a PC\)"),
+            (elf(where="none"), "pv", r"it is not a Xen guest \(a PV kernel has them .*CONFIG_XEN_PV\)$"),
+            (elf(where="none"), "hvm", "nothing says how to start it: no multiboot header in the first 8192 bytes, and no note"),
+            (elf(where="none", patch=at(4, b"\1") | at(18, b"\3\0")), None,
+             "only 64-bit PV guests .*multiboot header in their first 8192 bytes, or the note"),
+            (pvh, "pv", r'only PVH, not PV: type = "hvm" runs it on a plain PC'),
+            (gzip.compress(pvh), "hvm", r"a PC's image is not compressed: unpack it \(gzip\)")):
+        path.write_bytes(data)
+        with pytest.raises(LoadError, match=says):
+            load_image(path, kind)
+        assert looks_like_image(path) and is_pc_file(path) == (data is pvh)
+    path.write_bytes(pvh)
+    assert is_pc_file(path) and not is_pc_file(tmp_path)
 
 
 def test_cache_gives_the_file_as_it_is_now(tmp_path) -> None:

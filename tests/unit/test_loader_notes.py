@@ -91,7 +91,7 @@ def test_unknown_notes_are_passed_over() -> None:
 
 @pytest.mark.parametrize("values, says", [
     ({"XEN_VERSION": None}, "note XEN_VERSION: is missing"),
-    ({"XEN_VERSION": None, "PHYS32_ENTRY": 0x1000}, "note XEN_VERSION: is missing (only PVH, not PV)"),
+    ({"XEN_VERSION": None, "PHYS32_ENTRY": 0x1000}, "note XEN_VERSION: is missing (only PVH, not PV: type"),
     ({"XEN_VERSION": "xen-4.0"}, "note XEN_VERSION: 'xen-4.0'"),
     ({"LOADER": None}, "note LOADER: ''"),
     ({"LOADER": "special"}, "note LOADER: 'special'"),

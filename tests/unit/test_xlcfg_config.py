@@ -302,6 +302,9 @@ def test_an_image_is_configured_without_a_file(tmp_path, monkeypatch):
     assert config.kernel == KernelSpec("image", tmp_path / "mini-os.gz") and config.ramdisk == tmp_path / "initrd"
     assert (config.name, config.memory, config.command_line) == ("mini-os", 64 << 20, "a=b")
     assert image_config("mini-os.gz", ["name='other'"])[0].name == "other"
+    assert str(config.error("kernel", "is damaged")) == "command line: kernel: is damaged"
+    for words, key in (([], "vcpus"), (["vcpus=9"], "vcpus"), (["vcpus=1", "maxvcpus=9"], "maxvcpus")):
+        assert image_config("mini-os.gz", words)[0].vcpus_key == key
     assert [name_for(f"boot/{name}") for name in ("grub-x86_64-xen.bin", "guest.py:Hello", "17", "-x", ".hidden")] == [
         "grub-x86_64-xen", "hello", "guest", "guest", ".hidden"]
 

@@ -17,14 +17,14 @@ a { color: var(--accent); text-decoration: none } a:hover { text-decoration: und
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px }
 .dim { color: var(--dim) } .symbol { font-weight: 600 }
 .skip { position: absolute; left: -99rem } .skip:focus { left: 1rem; top: .5rem; padding: .25rem .5rem; background: var(--card) }
-.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .25rem 1rem; margin: 1rem 0; padding: 0; list-style: none; color: var(--dim); font-size: 13px }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .25rem 1rem; margin: 1rem 0; padding: 0; list-style: none; color: var(--dim); font-size: 13px }
 .facts b { display: block; font-size: 1.2rem; line-height: 1.3; color: var(--fg); font-variant-numeric: tabular-nums }
 .story { margin: 1rem 0; padding-left: 1.5rem } pre.source { margin: .75rem 0; padding: .6rem 1rem; border: 1px solid var(--line); border-radius: 8px; background: var(--card); overflow-x: auto }
 .legend { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1rem; margin: 1rem 0; padding: .75rem 1rem; border: 1px solid var(--line); border-radius: 8px; background: var(--card); font-size: 13px }
 .legend dt { font-weight: 600 } .legend dd { margin: 0 } .legend ul { display: flex; flex-wrap: wrap; gap: .15rem 1.25rem; margin: 0; padding: 0; list-style: none }
 .legend details summary { padding: 0; border: 0 } .legend details p { margin: .15rem 0 } .legend .treatments li { border-left: 4px solid var(--kind); padding-left: .5rem } .legend .parts { font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace }
 nav table { border-collapse: collapse; width: 100%; margin: 1.25rem 0 1.75rem; font-size: 13.5px } nav td, nav th { padding: .12rem 1rem .12rem 0; text-align: left; white-space: nowrap }
-nav th { font-weight: 600; color: var(--dim) } nav tr:hover td { background: var(--card) } nav .n { text-align: right; font-variant-numeric: tabular-nums } nav .bar { width: 40%; padding-right: 0 }
+nav th { font-weight: 600; color: var(--dim) } nav tr:hover td { background: var(--card) } nav .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums } nav .bar { width: 40%; padding-right: 0 }
 .bar i, .heat i { display: block; height: .6rem; min-width: 2px; background: var(--bar); border-radius: 2px; print-color-adjust: exact; -webkit-print-color-adjust: exact }
 .heat { height: 4px; background: var(--line) } .heat i { height: 4px; border-radius: 0 }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 8px; margin: 0 0 1.5rem; overflow: hidden }

@@ -66,8 +66,8 @@ class Elf:
         self.bits = 32 if data[4] == 1 and bits32 else 64
         if data[4] == 1 and not bits32:
             raise LoadError("1: this is a 32-bit image, and only 64-bit PV guests run here", field="EI_CLASS",
-                            hint="a PV guest is built for x86-64; a plain PC runs 32-bit files that have a multiboot header"
-                            if machine == _EM_386 else "")
+                            hint="a PV guest is built for x86-64; a plain PC runs 32-bit files that have a multiboot header in their first "
+                            "8192 bytes, or the note XEN_ELFNOTE_PHYS32_ENTRY (18)" if machine == _EM_386 else "")
         if data[4] != self.bits // 32 or data[5] != 1:
             raise LoadError(f"class {data[4]}, data {data[5]}: not a little-endian 64-bit file", field="e_ident")
         header, self._phdr, self._shdr = (_EHDR, _PHDR, _SHDR) if self.bits == 64 else (_EHDR32, _PHDR32, _SHDR32)

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from . import bzimage
 from .elf import Elf
 from .errors import LoadError, shown
-from .notes import Features, Notes, read_notes
+from .notes import Features, NoNotes, Notes, read_notes
 from .pc import PcImage, find_multiboot, is_pc_image, parse_pc_image
 from .unpack import compression_of, decompress
 
-__all__ = ["ImageCache", "KernelImage", "load_image", "looks_like_image", "parse_image", "read_file"]
+__all__ = ["ImageCache", "KernelImage", "is_pc_file", "load_image", "looks_like_image", "parse_image", "read_file"]
 
 MAX_FILE = 1 << 30                      # bytes of a file: a vmlinux with its debugging sections
 MAX_UNPACKED = 512 << 20                # bytes that a compressed image may have
@@ -68,6 +68,10 @@ def load_image(path: str | os.PathLike[str], kind: str | None = "pv") -> KernelI
         return parse_image(data, os.fspath(path))
     except LoadError as error:
         error.file = os.fspath(path)
+        if kind is None and isinstance(error, NoNotes):     # nor PVH's, then
+            error.message += ("; nor is it a PC's: it has no multiboot header in its first 8192 bytes, "
+                              "and no note XEN_ELFNOTE_PHYS32_ENTRY (18)")
+            error.hint += "; guest_sdk/c/pc makes images for a PC"
         raise
 
 
@@ -100,6 +104,14 @@ def looks_like_image(path: str | os.PathLike[str]) -> bool:
     except (OSError, ValueError):
         return False
     return find_multiboot(start) is not None or start[:4] == b"\x7fELF" or bzimage.is_bzimage(start) or compression_of(start) is not None
+
+
+def is_pc_file(path: str | os.PathLike[str]) -> bool:
+    """Without a type the file starts a plain PC. False if it cannot be read."""
+    try:
+        return is_pc_image(memoryview(read_file(path, MAX_FILE)))
+    except LoadError:
+        return False
 
 
 def parse_image(data: bytes, file: str = "image", *, limit: int = MAX_UNPACKED) -> KernelImage:
@@ -155,7 +167,8 @@ def _place(elf: Elf, notes: Notes, file: str) -> KernelImage:
 def _check_kind(notes: Notes) -> None:
     if not notes["XEN_VERSION"].startswith("xen-3.0"):
         raise LoadError(f"{shown(notes['XEN_VERSION'])}: \"xen-3.0\" is the ABI of all PV guests" if notes["XEN_VERSION"] else "is missing",
-                        field="note XEN_VERSION", hint="only PVH, not PV" if notes["PHYS32_ENTRY"] is not None else "set it to \"xen-3.0\"")
+                        field="note XEN_VERSION", hint="only PVH, not PV: type = \"hvm\" runs it on a plain PC, uncompressed"
+                        if notes["PHYS32_ENTRY"] is not None else "set it to \"xen-3.0\"")
     if not notes["LOADER"].startswith("generic") and not notes["GUEST_OS"].startswith("linux"):
         raise LoadError(f"{shown(notes['LOADER'])}: neither is it \"generic\" nor is GUEST_OS ({shown(notes['GUEST_OS'])}) \"linux\"",
                         field="note LOADER", hint="set LOADER to \"generic\"")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from .elf import PT_NOTE, SHT_NOBITS, SHT_NOTE, Elf
 from .errors import LoadError, shown
 
-__all__ = ["FEATURES", "NOTES", "Features", "Notes", "read_notes"]
+__all__ = ["FEATURES", "NOTES", "Features", "NoNotes", "Notes", "read_notes"]
 
 _MAX_BYTES = 1 << 20                    # of note areas in all: real images have hundreds; many headers may name one area
 _HEADER = struct.Struct("<III")
@@ -33,6 +33,10 @@ def _text(desc: bytes) -> str:
 
 def _words(size: int) -> Callable[[bytes], tuple[int, ...]]:
     return lambda desc: tuple(int.from_bytes(desc[i:i + size], "little") for i in range(0, len(desc) - size + 1, size))
+
+
+class NoNotes(LoadError):
+    """The file is sound, and has none."""
 
 
 class Note(NamedTuple):
@@ -116,7 +120,7 @@ class Notes:
 
 
 def read_notes(elf: Elf) -> Notes:
-    """The image's Xen notes. Raises LoadError if it has none, or if one is malformed."""
+    """The image's Xen notes. Raises NoNotes if it has none, LoadError if one is malformed."""
     for source, areas in (("PT_NOTE", _segments(elf)), ("SHT_NOTE", _sections(elf))):
         found, seen = Notes(source), False
         for number, desc in _xen_notes(areas):
@@ -135,7 +139,7 @@ def read_notes(elf: Elf) -> Notes:
     for section in elf.sections():
         if section.name == "__xen_guest" and section.type != SHT_NOBITS:
             return _legacy(elf.contents("section __xen_guest", section.offset, min(section.size, _MAX_BYTES)).tobytes())
-    raise LoadError("has no Xen notes and no __xen_guest section: it is not a Xen guest",
+    raise NoNotes("has no Xen notes and no __xen_guest section: it is not a Xen guest",
                     hint="a PV kernel has them in a PT_NOTE segment or a .note section; for Linux set CONFIG_XEN_PV")
 
 

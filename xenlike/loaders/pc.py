@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .elf import Elf
 from .errors import LoadError, shown
 from .notes import Notes, read_notes
+from .unpack import compression_of
 
 __all__ = ["PcImage", "find_multiboot", "is_pc_image", "parse_pc_image"]
 
@@ -69,7 +70,8 @@ def parse_pc_image(data: bytes, file: str) -> PcImage:
             raise LoadError(f"{flags:#x}: bits {unknown:#x} ask for what no loader knows", field="multiboot flags")
     elif view[:4] != b"\x7fELF":
         raise LoadError(f"begins with {shown(bytes(view[:8]).decode('latin-1'))}: neither an ELF file nor one with a multiboot header in its "
-                        "first 8192 bytes" if data else "is empty", hint="kernel names a PC guest's image")
+                        "first 8192 bytes" if data else "is empty", hint=f"a PC's image is not compressed: unpack it ({packed.name})"
+                        if (packed := compression_of(view)) else "kernel names a PC guest's image")
     elf = Elf(data, bits32=True)
     if header is not None:
         if elf.bits == 64:

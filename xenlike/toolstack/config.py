@@ -156,6 +156,11 @@ class DomainConfig:
         root = None if self.root is None else f"root={self.root}"
         return " ".join(part for part in (root, self.extra) if part)
 
+    @property
+    def vcpus_key(self) -> str:
+        """Which key said how many vCPUs there may be."""
+        return "maxvcpus" if "maxvcpus" in self.source else "vcpus"
+
     def where(self, key: str) -> Location:
         """Where ``key`` (or an item, ``"disk[0]"``) was set, or the file if it was not."""
         return self.source.get(key) or Location(self.source[""].file if "" in self.source else f"domain {self.name}")
@@ -219,10 +224,11 @@ def image_config(path: str | os.PathLike[str], overrides: Iterable[str] = (), *,
 
     ``overrides`` are ``key=value`` words, in which paths are relative to the current directory. Raises ``ConfigError``.
     """
-    document, where = xlcfg.parse("", "arguments", overrides=overrides), Location("arguments")
+    origin = xlcfg.COMMAND_LINE
+    document, where = xlcfg.parse("", origin, overrides=overrides), Location(origin)
     for key, text in (("kernel", os.path.abspath(path)), ("name", name_for(path))):
         document.settings.setdefault(key, xlcfg.Setting(key, xlcfg.Scalar(text, True, where)))
-    return _build(document, "arguments", os.getcwd(), {}, seed=seed, check_files=True)
+    return _build(document, origin, os.getcwd(), {}, seed=seed, check_files=True)
 
 
 def name_for(kernel: str | os.PathLike[str]) -> str:

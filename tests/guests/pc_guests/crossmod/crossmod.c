@@ -4,7 +4,6 @@
  * Command line: cpus=N (waits for so many processors); rounds=N (default 200); host: wait for what the host writes. */
 #include <pc/pc.h>
 
-extern u64 pml4[];
 enum { MAX = PC_CPUS, IPI_LOOK = 80, IPI_FLUSH = 81 };
 typedef u32 function(void);
 
@@ -12,7 +11,7 @@ static unsigned cpus, rounds = 200;
 static const char *doing = "";
 static u8 code[4][4096] __attribute__((aligned(4096)));
 static u64 page_table[512] __attribute__((aligned(4096)));
-static u8 *const window = (u8 *)0x8000000000ul;         /* page_table maps it */
+static u8 *const window = PC_WINDOW;    /* page_table maps it */
 
 /* As check, with the writer's name. */
 #define check_code(condition) do { if (!(condition)) { print("crossmod: %s\n", doing); pc_failed(__FILE__, __LINE__, #condition); } } while (0)
@@ -291,7 +290,6 @@ static bool word_is(const char *p, const char *word) { return !memcmp(p, word, s
 
 void pc_main(unsigned long magic, unsigned long info)
 {
-    static u64 pdpt[512] __attribute__((aligned(4096))), pd[512] __attribute__((aligned(4096)));
     const struct start_info *s = (const struct start_info *)info;
     bool host = false;
     u32 expected = 2;
@@ -306,9 +304,7 @@ void pc_main(unsigned long magic, unsigned long info)
     serial_init();
     trap_init(0);
     pic_init();
-    pml4[1] = (u64)pdpt | 3;
-    pdpt[0] = (u64)pd | 3;
-    pd[0] = (u64)page_table | 3;
+    pc_map_window(page_table);
     for (unsigned n = 0; n < 2; n++)
         page_table[n] = (u64)code[n] | 3;
     trap_handler(IPI_LOOK, on_look);

@@ -8,7 +8,6 @@
 #include <pc/pc.h>
 
 enum { BATCH = 256, MAX = 4 };
-extern u64 pml4[];
 static unsigned cpus, times = 2000;
 
 /* x and y in lines of their own, each time others. */
@@ -165,7 +164,7 @@ static void run_test(unsigned self, const struct test *t)
 
 static u8 memory[3][4096] __attribute__((aligned(4096)));
 static u64 page_table[512] __attribute__((aligned(4096)));
-static u8 *const window = (u8 *)0x8000000000ul;         /* two pages that do not follow each other: memory[2], memory[0] */
+static u8 *const window = PC_WINDOW;    /* two pages that do not follow each other: memory[2], memory[0] */
 
 static void lock_inc(u8 *p) { __asm__ volatile("lock incl %0" : "+m"(*(u32 *)p) : : "memory", "cc"); }
 static void lock_inc16(u8 *p) { __asm__ volatile("lock incw %0" : "+m"(*(u16 *)p) : : "memory", "cc"); }
@@ -291,7 +290,6 @@ struct start_info { u32 magic, version, flags, nr_modules; u64 modlist, cmdline;
 
 void pc_main(unsigned long magic, unsigned long info)
 {
-    static u64 pdpt[512] __attribute__((aligned(4096))), pd[512] __attribute__((aligned(4096)));
     const struct start_info *s = (const struct start_info *)info;
     for (const char *p = s->cmdline ? (const char *)s->cmdline : ""; *p; p++)
         if (!memcmp(p, "times=", 6))
@@ -300,9 +298,7 @@ void pc_main(unsigned long magic, unsigned long info)
     serial_init();
     trap_init(0);
     pic_init();
-    pml4[1] = (u64)pdpt | 3;
-    pdpt[0] = (u64)pd | 3;
-    pd[0] = (u64)page_table | 3;
+    pc_map_window(page_table);
     page_table[0] = (u64)memory[2] | 3;
     page_table[1] = (u64)memory[0] | 3;
     cpus = pc_start_aps(other);

@@ -3,7 +3,6 @@
 #include <pc/pc.h>
 
 static u8 code[3][4096] __attribute__((aligned(4096)));
-extern u64 pml4[];
 
 static unsigned call(const void *p) { return ((unsigned (*)(void))p)(); }
 
@@ -59,11 +58,9 @@ static void copied_function(void)
 /* Stores by one mapping, execution by another. */
 static void other_mapping(void)
 {
-    static u64 pdpt[512] __attribute__((aligned(4096))), pd[512] __attribute__((aligned(4096))), pt[512] __attribute__((aligned(4096)));
-    u8 *window = (u8 *)0x8000000000ul;
-    pml4[1] = (u64)pdpt | 3;
-    pdpt[0] = (u64)pd | 3;
-    pd[0] = (u64)pt | 3;
+    static u64 pt[512] __attribute__((aligned(4096)));
+    u8 *window = PC_WINDOW;
+    pc_map_window(pt);
     pt[0] = (u64)code[2] | 3;
     for (u32 n = 0; n < 100; n++) {
         write_return(code[2], n);

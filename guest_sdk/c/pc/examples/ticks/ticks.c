@@ -5,8 +5,7 @@ enum { APIC_VECTOR = 64, PAGES = 16 };
 static volatile unsigned pit_ticks, apic_ticks, faults;
 static u64 page_table[512] __attribute__((aligned(4096)));
 static u8 pool[PAGES][4096] __attribute__((aligned(4096)));
-extern u64 pml4[];
-static u8 *const window = (u8 *)0x8000000000ul;         /* 512 GiB: nothing is there */
+static u8 *const window = PC_WINDOW;
 
 static void on_pit(struct pc_frame *f)
 {
@@ -30,7 +29,6 @@ static void on_fault(struct pc_frame *f)
 
 void pc_main(unsigned long magic, unsigned long info)
 {
-    static u64 pdpt[512] __attribute__((aligned(4096))), pd[512] __attribute__((aligned(4096)));
     serial_init();
     trap_init(0);
     pic_init();
@@ -54,9 +52,7 @@ void pc_main(unsigned long magic, unsigned long info)
     apic_write(APIC_LVT_TIMER, 1 << 16 | APIC_VECTOR);
     print("apic: 20 ticks\n");
 
-    pml4[1] = (u64)pdpt | 3;
-    pdpt[0] = (u64)pd | 3;
-    pd[0] = (u64)page_table | 3;
+    pc_map_window(page_table);
     for (unsigned n = 0; n < PAGES; n++)
         window[n * 4096 + n] = (u8)(n + 1);
     unsigned sum = 0;

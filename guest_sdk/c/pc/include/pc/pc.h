@@ -94,6 +94,12 @@ void apic_enable(void);                 /* spurious vector 255 */
 void apic_ipi(u32 id, u32 low);         /* waits until it is sent */
 enum { IPI_OTHERS = 3 << 18, IPI_ALL = 2 << 18, IPI_SELF = 1 << 18, IPI_INIT = 0x4500, IPI_STARTUP = 0x4600 };
 
+/* ---- paging.c (64 bits) -------------------------------------------------------------------------------------------- */
+
+#define PC_WINDOW ((u8 *)0x8000000000ul)        /* 512 GiB: nothing is there before pc_map_window */
+/* page_table, one page of it, says from now on what the first 2 MiB of PC_WINDOW are. */
+void pc_map_window(const u64 *page_table);
+
 /* ---- smp.c (64 bits) ----------------------------------------------------------------------------------------------- */
 
 enum { AP_PAGE = 8, PC_CPUS = 8 };
