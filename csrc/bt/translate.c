@@ -249,7 +249,7 @@ u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, const struct
     emit_block(&tr, &route, copy);
     block->code_len = tr.e.at - t->used;
     block->nr_exits = t->nr_exits - block->entry_exit;
-    t->used = ALIGN_UP(tr.e.at, 16);
+    t->used = ALIGN_UP(tr.e.at, 64);
     bt_block_insert(t, b, page);
     t->stats.blocks++;
     t->stats.translated += nr;

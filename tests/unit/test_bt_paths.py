@@ -10,6 +10,7 @@ import pytest
 
 from bt_kit import MARKS, OPTIONS, VERIFY, stats
 from test_bt import REGS, machine, outcome
+from test_bt_verify import Code
 from x86_kit import Machine
 
 from xenlike.engine import lib
@@ -51,6 +52,83 @@ skip:
 def test_a_loop_that_is_unrolled_has_the_same_result(options: int) -> None:
     """The copies of a loop's body would differ, or their ways out lead elsewhere."""
     same(COPY, options=options)
+
+
+MOSTLY = """
+    mov ecx, 600
+    lea rbx, [0x9000]
+top:
+    test cl, 15
+    jne over
+    imul rax, rax, 17       # one round in sixteen
+    mov [rbx + 8], rax
+over:
+    add rax, rcx
+    cmp rax, rdx
+    jb less
+    add rdx, [rbx]
+    jmp on
+less:
+    xor rdx, rax
+on:
+    mov [rbx], rdx
+    dec ecx
+    jnz top
+    hlt
+"""
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_loop_that_goes_by_its_taken_branches_has_the_same_result(options: int) -> None:
+    """A branch that is followed where it leads would be left with its condition, or for its target, the wrong way round."""
+    same(MOSTLY, options=options)
+
+
+def test_a_loop_is_made_of_what_it_mostly_does() -> None:
+    """The path of a loop would not be learned: what is done one round in sixteen stands in its midst."""
+    m = same(MOSTLY)
+    code = Code(m)
+    found = [[i.mnemonic for i in code.instructions(n)] for n in code.blocks()]
+    rounds = [host for host in found if host.count("test") > 3]
+    assert len(rounds) == 1 and "imul" not in rounds[0]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_loop_changes_its_way(options: int) -> None:
+    """What is watched would be taken for the truth: rounds that go the other way for ever, over the loop's end, by another loop inside, or by a return."""
+    same("""
+        mov ebp, 60
+    outer:
+        mov ecx, 20
+    inner:
+        cmp ebp, 30
+        ja many
+        add rax, rcx
+        test rax, 4
+        jz even
+        call odd
+    even:
+        jmp next
+    many:
+        lea rax, [rax + rax * 2 + 1]
+        cmp cl, 7
+        je out
+    next:
+        dec ecx
+        jnz inner
+    out:
+        add rdx, rax
+        dec ebp
+        jnz outer
+        hlt
+    odd:
+        xor rdx, rcx
+        cmp dl, 9
+        jae back
+        inc rdx
+    back:
+        ret
+    """, options=options)
 
 
 def test_a_budget_ends_within_any_round_of_an_unrolled_loop() -> None:

@@ -187,6 +187,7 @@ PROGRAM = """
 3:  test rcx, rcx
     jz 4f
     xor r10, [rbx + rcx*8 + 64]
+    mov [rbx + rcx*8 + 72], r10
     mov rbp, 0x20300
 4:  jmp 5f
 5:  lea rax, [rip + 6f]
@@ -319,6 +320,9 @@ DEFECTS = [
     Defect("span's entry for loads gets one for stores", edit(rf"mov {GS}, rcx$", add32(-L0 * 8), nth=3), VERIFIER),
     Defect("L1 in line asked on the other side", edit(r"mov r15, qword ptr gs:\[r15 \+", add32(-L1 * 8)), VERIFIER),
     Defect("L1 in line asked for any page", edit(r"mov r15, qword ptr gs:\[r15 \+", add32(4 * L1 * 8)), VERIFIER),
+    Defect("span of a place with another scale", edit(r"lea r14, \[rbx \+ rcx\*8 \+ 0x48\]$", xor(-2, 0x40)), BOTH),
+    Defect("span of a place with another index", edit(r"lea r14, \[rbx \+ rcx\*8 \+ 0x48\]$", xor(-2, 0x08)), BOTH),
+    Defect("beyond the span of a place", edit(r"lea r14, \[rbx \+ rcx\*8 \+ 0x48\]$", xor(-1, 0x04)), BOTH),
     Defect("no comparison with the entry's page", edit(r"ja 0x", never, apart=True), BOTH, moved=True),
     Defect("comparison the wrong way (`jbe` for `ja`)", edit(r"ja 0x", xor(1, 0x01), apart=True), BOTH, moved=True),
     Defect("comparison that admits bytes beyond the page", edit(r"cmp r1[45], 0xff8$", add32(7), apart=True), VERIFIER, moved=True),
