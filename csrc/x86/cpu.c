@@ -57,15 +57,7 @@ void x86_derive(struct x86_cpu *c)
         c->lin_base[s] = c->mode == 64 ? 0 : c->seg[s].base;
     c->lin_base[X86_FS] = c->seg[X86_FS].base;
     c->lin_base[X86_GS] = c->seg[X86_GS].base;
-    if (c->ops->phys)
-        c->tlb_set = c->cpl == 3;
-
-    bool align = c->cpl == 3 && c->cr0 & X86_CR0_AM && c->rflags & X86_AC;      /* vol. 3, 6.15, #AC */
-    c->strict = (c->strict & ~X86_STRICT_ALIGN) | (align ? X86_STRICT_ALIGN : 0);
-    c->slow = (c->slow & ~X86_SLOW_TF) | (c->rflags & (X86_TF | X86_RF) ? X86_SLOW_TF : 0);
-    if (unlikely(c->dr[7] & 0xff || c->strict & X86_STRICT_BREAKPOINT || c->slow & X86_SLOW_BREAKPOINT))
-        x86_debug_derive(c);            /* a breakpoint is enabled, or was */
-    c->code.tag = 0;
+    x86_derive_level(c);
 }
 
 /* ---- exceptions -------------------------------------------------------------------------------------------------- */

@@ -231,6 +231,19 @@ void x86_reset(struct x86_cpu *c);
 /* After rflags (TF, RF, VM, AC), cr0, EFER, dr7, cpl or segment registers were changed, by an instruction or from outside: recomputes
  * what is derived (mode, real, long_mode, lin_base, strict, slow, tlb_set) and forgets the code page. */
 void x86_derive(struct x86_cpu *c);
+void x86_debug_derive(struct x86_cpu *c);       /* debug.c: strict and slow from DR7 */
+/* The part of it that follows from cpl, rflags, cr0 and dr7. */
+static inline void x86_derive_level(struct x86_cpu *c)
+{
+    if (c->ops->phys)
+        c->tlb_set = c->cpl == 3;
+    bool align = c->cpl == 3 && c->cr0 & X86_CR0_AM && c->rflags & X86_AC;      /* vol. 3, 6.15, #AC */
+    c->strict = (c->strict & ~X86_STRICT_ALIGN) | (align ? X86_STRICT_ALIGN : 0);
+    c->slow = (c->slow & ~X86_SLOW_TF) | (c->rflags & (X86_TF | X86_RF) ? X86_SLOW_TF : 0);
+    if (unlikely(c->dr[7] & 0xff || c->strict & X86_STRICT_BREAKPOINT || c->slow & X86_SLOW_BREAKPOINT))
+        x86_debug_derive(c);            /* a breakpoint is enabled, or was */
+    c->code.tag = 0;
+}
 
 /* Makes an FXSAVE image from outside (guest memory, a snapshot) fit for c->fx: reserved bits cleared, fsw.ES consistent. exec_fxsave.c */
 void x86_fx_sanitize(struct x86_fx *fx);
@@ -277,7 +290,6 @@ void x86_tlb_flush_linear(struct x86_cpu *c, u64 va);
 /* Debug registers (vol. 3, 17.2). debug.c. DR6 bits of the enabled breakpoints that an access hits; kind as R/W in DR7. */
 enum { X86_DR_EXEC = 0, X86_DR_WRITE = 1, X86_DR_IO = 2, X86_DR_ACCESS = 3, X86_DR6_BD = 1 << 13, X86_DR6_BS = 1 << 14, X86_DR7_GD = 1 << 13 };
 u64 x86_debug_match(const struct x86_cpu *c, u64 lin, unsigned size, unsigned kind);
-void x86_debug_derive(struct x86_cpu *c);       /* strict and slow from DR7; x86_derive calls it */
 /* The instruction under way makes an access: its breakpoints become a pending trap. For in, out, ins, outs: kind X86_DR_IO (CR4.DE). */
 void x86_debug_access(struct x86_cpu *c, u64 lin, unsigned size, unsigned kind);
 

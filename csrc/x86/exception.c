@@ -27,7 +27,7 @@ static u64 handler_flags(const struct x86_cpu *c, bool interrupt_gate)
     return c->rflags & ~(u64)(X86_TF | X86_NT | X86_RF | X86_VM | (interrupt_gate ? X86_IF : 0));
 }
 
-static void commit(struct x86_cpu *c, const struct x86_seg *cs, unsigned cpl, u64 rip, u64 rflags)
+static inline void commit(struct x86_cpu *c, const struct x86_seg *cs, unsigned cpl, u64 rip, u64 rflags)
 {
     c->rflags = rflags;
     x86_set_code(c, cs, cpl, rip);
@@ -56,13 +56,12 @@ static void deliver_real(struct x86_cpu *c, const struct event *e)
 /* ---- protected mode ----------------------------------------------------------------------------------------------- */
 
 /* The gate's code segment and the privilege level that its handler runs at. */
-static unsigned check_target(struct x86_cpu *c, const struct event *e, u16 sel, struct x86_seg *cs)
+static inline unsigned check_target(struct x86_cpu *c, const struct event *e, u16 sel, struct x86_seg *cs)
 {
-    u64 desc[2];
     if (x86_null_sel(sel))
         x86_raise_error(c, X86_GP, e->ext);
-    x86_fetch_descriptor(c, sel, false, desc, X86_GP, e->ext);
-    u16 attr = x86_desc_attr(desc[0]);
+    u64 desc = x86_fetch_segment(c, sel, X86_GP, e->ext);
+    u16 attr = x86_desc_attr(desc);
     unsigned dpl = x86_attr_dpl(attr);
     bool ok = x86_is_code(attr) && dpl <= c->cpl;
     if (c->rflags & X86_VM)                             /* out of virtual-8086 mode only to level 0 */
@@ -73,8 +72,8 @@ static unsigned check_target(struct x86_cpu *c, const struct event *e, u16 sel, 
         x86_raise_error(c, X86_GP, (sel & ~3u) | e->ext);
     if (!(attr & X86_ATTR_P))
         x86_raise_error(c, X86_NP, (sel & ~3u) | e->ext);
-    x86_set_accessed(c, sel, &desc[0]);
-    x86_seg_from_descriptor(cs, sel, desc[0]);
+    x86_set_accessed(c, sel, &desc);
+    *cs = x86_segment_of(sel, desc);
     return x86_is_conforming(attr) ? c->cpl : dpl;
 }
 
@@ -167,33 +166,37 @@ static void deliver_long(struct x86_cpu *c, const struct event *e)
     unsigned cpl = check_target(c, e, sel, &cs);
     u64 rip = (gate[0] & 0xffff) | (gate[0] >> 32 & 0xffff0000) | gate[1] << 32;
     bool inner = cpl < c->cpl;
-    struct x86_stack s;
-    if (inner || ist) {
-        s = x86_tss_stack64(c, cpl, ist, e->ext);
-    } else {
-        s = x86_inner_stack(NULL, c->r[X86_RSP]);
-        if (cpl == 3 && c->mode == 64)                  /* not the CPU's own rights where the stack is the user's */
-            s.via = X86_SS;
-    }
-    if (s.via == X86_SYS_SEG && cpl == 3) {
-        /* From compatibility mode to level 3, or an IST stack. Its pushes are user accesses to a flat stack: what 64-bit mode makes of
-         * SS. Should one fault, x86_deliver_idt derives the mode again. */
-        s.via = X86_SS;
+    u64 sp = inner || ist ? x86_tss_rsp(c, cpl, ist, e->ext) : c->r[X86_RSP];
+    unsigned via = cpl == 3 ? X86_SS : X86_SYS_SEG, n = 5 + e->has_error;       /* not the CPU's own rights where the stack is the user's */
+    if (unlikely(cpl == 3 && c->mode != 64)) {
+        /* From compatibility mode to level 3. The pushes are user accesses to a flat stack: what 64-bit mode makes of SS. Should one fault,
+         * x86_deliver_idt derives the mode again. */
         c->mode = 64;
-        c->lin_base[X86_SS] = 0;
+        c->lin_base[X86_ES] = c->lin_base[X86_CS] = c->lin_base[X86_SS] = c->lin_base[X86_DS] = 0;
     }
-    s.sp &= ~15ul;
-    x86_stack_reserve(c, &s, 5 + e->has_error, 8, e->ext);
+    sp &= ~15ul;
+    u64 *frame = x86_frame_reserve(c, via, sp, n, e->ext);
     x86_check_rip(c, &cs, rip, e->ext);
-    x86_stack_push(c, &s, 8, c->seg[X86_SS].sel);
-    x86_stack_push(c, &s, 8, c->r[X86_RSP]);
-    x86_stack_push(c, &s, 8, e->rflags);
-    x86_stack_push(c, &s, 8, c->seg[X86_CS].sel);
-    x86_stack_push(c, &s, 8, e->rip);
-    if (e->has_error)
-        x86_stack_push(c, &s, 8, e->error);
+    if (likely(frame != NULL)) {
+        if (e->has_error)
+            *frame++ = e->error;
+        frame[4] = c->seg[X86_SS].sel;
+        frame[3] = c->r[X86_RSP];
+        frame[2] = e->rflags;
+        frame[1] = c->seg[X86_CS].sel;
+        frame[0] = e->rip;
+    } else {
+        struct x86_stack s = { .sp = sp, .mask = ~0ul, .via = (u8)via, .flat = true };
+        x86_stack_push(c, &s, 8, c->seg[X86_SS].sel);
+        x86_stack_push(c, &s, 8, c->r[X86_RSP]);
+        x86_stack_push(c, &s, 8, e->rflags);
+        x86_stack_push(c, &s, 8, c->seg[X86_CS].sel);
+        x86_stack_push(c, &s, 8, e->rip);
+        if (e->has_error)
+            x86_stack_push(c, &s, 8, e->error);
+    }
 
-    c->r[X86_RSP] = s.sp;
+    c->r[X86_RSP] = sp - n * 8;
     if (inner)
         x86_set_segment_null(c, X86_SS, cpl);
     commit(c, &cs, cpl, rip, handler_flags(c, !(type & 1)));
@@ -224,7 +227,8 @@ static bool doubles(unsigned first, unsigned second)
 void x86_deliver_idt(struct x86_cpu *c, const struct x86_exception *x)
 {
     struct x86_exception e = *x;                        /* x is c->exc, which the next fault overwrites */
-    x86_derive(c);                                      /* deliver_long may have been left half-way */
+    if (c->mode != 64 || !(c->seg[X86_CS].attr & X86_ATTR_L))
+        x86_derive(c);                                  /* deliver_long or a task switch may have been left half-way; 64-bit code can begin neither */
     if (e.vector == X86_PAGE)
         c->cr2 = e.cr2;
     if (c->delivering == X86_DF_EXC + 1) {              /* a third fault (vol. 3, 6.15, interrupt 8) */

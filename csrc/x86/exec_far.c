@@ -62,7 +62,7 @@ static void far_real(struct x86_cpu *c, const struct x86_insn *i, struct far f, 
 }
 
 /* A code segment's last checks: present; L and D not both. */
-static void accept_code(struct x86_cpu *c, u16 sel, u64 desc, struct x86_seg *cs)
+static inline void accept_code(struct x86_cpu *c, u16 sel, u64 desc, struct x86_seg *cs)
 {
     u16 attr = x86_desc_attr(desc);
     if (c->long_mode && (attr & (X86_ATTR_L | X86_ATTR_DB)) == (X86_ATTR_L | X86_ATTR_DB))
@@ -70,7 +70,7 @@ static void accept_code(struct x86_cpu *c, u16 sel, u64 desc, struct x86_seg *cs
     if (!(attr & X86_ATTR_P))
         x86_raise_error(c, X86_NP, sel & ~3u);
     x86_set_accessed(c, sel, &desc);
-    x86_seg_from_descriptor(cs, sel, desc);
+    *cs = x86_segment_of(sel, desc);
 }
 
 /* The end of a transfer that keeps the privilege level. push: size of the words of a call's return address, 0: jmp. */
@@ -101,7 +101,7 @@ static void far_code(struct x86_cpu *c, const struct x86_insn *i, struct far f, 
 static void call_inner(struct x86_cpu *c, const struct x86_seg *cs, unsigned cpl, u64 rip, unsigned size, unsigned params)
 {
     u64 param[31];
-    struct x86_stack s = size == 8 ? x86_tss_stack64(c, cpl, 0, 0) : x86_tss_stack(c, cpl, 0), old = x86_current_stack(c);
+    struct x86_stack s = size == 8 ? x86_inner_stack(NULL, x86_tss_rsp(c, cpl, 0, 0)) : x86_tss_stack(c, cpl, 0), old = x86_current_stack(c);
     x86_stack_reserve(c, &s, 4 + params, size, s.ss.sel & ~3u);
     x86_check_rip(c, cs, rip, 0);
     for (unsigned n = 0; n < params; n++)
@@ -203,21 +203,30 @@ static void callf(struct x86_cpu *c, const struct x86_insn *i) { far_transfer(c,
 
 /* ---- returns ------------------------------------------------------------------------------------------------------ */
 
-static void check_return_code(struct x86_cpu *c, u16 sel, struct x86_seg *cs)
+/* n pops from the current stack. */
+static inline void pop_words(struct x86_cpu *c, struct x86_stack *s, unsigned size, u64 *word, unsigned n)
 {
-    u64 desc[2];
+    const u8 *quick = size == 8 && s->flat ? x86_quick_ptr(c, X86_SS, s->sp, n * 8, false) : NULL;
+    for (unsigned k = 0; k < n; k++)
+        word[k] = likely(quick != NULL) ? x86_host_load(quick + k * 8, 8) : x86_stack_pop(c, s, size);
+    if (likely(quick != NULL))
+        s->sp += n * 8;
+}
+
+static inline void check_return_code(struct x86_cpu *c, u16 sel, struct x86_seg *cs)
+{
     if (x86_null_sel(sel))
         x86_raise_error(c, X86_GP, 0);
-    x86_fetch_descriptor(c, sel, false, desc, X86_GP, 0);
-    u16 attr = x86_desc_attr(desc[0]);
+    u64 desc = x86_fetch_segment(c, sel, X86_GP, 0);
+    u16 attr = x86_desc_attr(desc);
     unsigned dpl = x86_attr_dpl(attr), rpl = sel & 3;
     if (!x86_is_code(attr) || rpl < c->cpl || (x86_is_conforming(attr) ? dpl > rpl : dpl != rpl))
         x86_raise_error(c, X86_GP, sel & ~3u);
-    accept_code(c, sel, desc[0], cs);
+    accept_code(c, sel, desc, cs);
 }
 
 /* The stack segment of a return: null only to 64-bit code above level 3. */
-static void check_return_stack(struct x86_cpu *c, u16 sel, unsigned rpl, bool to64, struct x86_seg *ss)
+static inline void check_return_stack(struct x86_cpu *c, u16 sel, unsigned rpl, bool to64, struct x86_seg *ss)
 {
     if (x86_null_sel(sel) && to64 && rpl != 3 && (sel & 3u) == rpl)
         *ss = (struct x86_seg){ .sel = sel, .attr = X86_ATTR_UNUSABLE | rpl << 5 };
@@ -236,8 +245,10 @@ static void return_to(struct x86_cpu *c, struct x86_stack *s, unsigned size, u64
     s->sp = s->mask == 0xffff ? (s->sp & ~0xfffful) | ((s->sp + drop) & 0xffff) : (s->sp + drop) & s->mask;
     u64 rsp = s->sp;
     if (outer || load_ss) {
-        u64 sp = x86_stack_pop(c, s, size);
-        check_return_stack(c, x86_stack_pop(c, s, size), rpl, to64, &ss);
+        u64 word[2], sp;
+        pop_words(c, s, size, word, 2);
+        sp = word[0];
+        check_return_stack(c, (u16)word[1], rpl, to64, &ss);
         /* To a 16-bit stack only SP is loaded; the upper half stays what it was in here. */
         if (!to64 && !(ss.attr & X86_ATTR_DB))
             rsp = (s->sp & 0xffff0000) | ((sp + drop) & 0xffff);
@@ -331,9 +342,10 @@ static void iret(struct x86_cpu *c, const struct x86_insn *i)
         return;
     }
     struct x86_stack s = x86_current_stack(c);
-    u64 rip = x86_stack_pop(c, &s, i->size);
-    u16 sel = x86_stack_pop(c, &s, i->size);
-    u64 image = x86_stack_pop(c, &s, i->size);
+    u64 word[3];
+    pop_words(c, &s, i->size, word, 3);
+    u64 rip = word[0], image = word[2];
+    u16 sel = (u16)word[1];
     if (!x86_protected(c)) {
         if (rip > c->seg[X86_CS].limit)
             x86_raise_error(c, X86_GP, 0);

@@ -184,21 +184,7 @@ static void span_write(const struct span *s, const void *in, unsigned size)
         memcpy(s->part[1], (const u8 *)in + s->n, size - s->n);
 }
 
-/* One host access each, so that aligned ones are single-copy atomic (vol. 3, 8.1.1). */
-static inline u64 host_load(const u8 *p, unsigned size)
-{
-    u16 w; u32 d; u64 q;
-    switch (size) {
-    case 1: return *(const volatile u8 *)p;
-    case 2: memcpy(&w, p, 2); return w;
-    case 4: memcpy(&d, p, 4); return d;
-    case 8: memcpy(&q, p, 8); return q;
-    }
-    q = 0;
-    memcpy(&q, p, size);                /* 6: sgdt and far pointers */
-    return q;
-}
-
+/* As x86_host_load. */
 static inline void host_store(u8 *p, unsigned size, u64 value)
 {
     switch (size) {
@@ -210,25 +196,11 @@ static inline void host_store(u8 *p, unsigned size, u64 value)
     memcpy(p, &value, size);
 }
 
-/* Host address of an access in one page that the TLB has, where nothing is to be checked but what its tags say (a page with translated code has no write
- * entry, an address that is not canonical none at all). NULL: the slow road. */
-static inline u8 *quick_ptr(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, bool write)
-{
-    bool sys = seg == X86_SYS_SEG;
-    if (unlikely(c->strict || !(sys ? c->long_mode : c->mode == 64)))
-        return NULL;
-    u64 lin = sys ? off : c->lin_base[seg] + off;
-    const struct tlb_entry *e = tlb_slot(c->tlb, sys ? 0 : c->tlb_set, lin);
-    return (write ? e->write_tag : e->read_tag) == tlb_tag(c->tlb, lin) && lin % PAGE_SIZE + size <= PAGE_SIZE ? e->page + lin % PAGE_SIZE : NULL;
-}
-
 /* ---- loads and stores -------------------------------------------------------------------------------------------- */
 
-u64 x86_load_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size)
+/* Apart, so that what is quick saves no registers for what is not. */
+static __attribute__((noinline)) u64 load_any(struct x86_cpu *c, unsigned seg, u64 off, unsigned size)
 {
-    const u8 *quick = quick_ptr(c, seg, off, size, false);
-    if (likely(quick != NULL))
-        return host_load(quick, size);
     struct x86_fault f;
     struct span s = span_find(c, seg, off, size, false, &f);
     u64 value = 0;
@@ -239,18 +211,19 @@ u64 x86_load_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size)
     if (unlikely(c->strict))
         strict_access(c, seg, s.lin, size, false);
     if (likely(s.n == size))
-        return host_load(s.part[0], size);
+        return x86_host_load(s.part[0], size);
     span_read(&s, &value, size);
     return value;
 }
 
-void x86_store_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, u64 value)
+u64 x86_load_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size)
 {
-    u8 *quick = quick_ptr(c, seg, off, size, true);
-    if (likely(quick != NULL)) {
-        host_store(quick, size, value);
-        return;
-    }
+    const u8 *quick = x86_quick_ptr(c, seg, off, size, false);
+    return likely(quick != NULL) ? x86_host_load(quick, size) : load_any(c, seg, off, size);
+}
+
+static __attribute__((noinline)) void store_any(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, u64 value)
+{
     struct x86_fault f = NO_FAULT;
     struct span s = span_find(c, seg, off, size, true, &f);
     if (unlikely(!s.part[0])) {
@@ -267,6 +240,15 @@ void x86_store_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, u64
         host_store(s.part[0], size, value);
     else
         span_write(&s, &value, size);
+}
+
+void x86_store_slow(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, u64 value)
+{
+    u8 *quick = x86_quick_ptr(c, seg, off, size, true);
+    if (likely(quick != NULL))
+        host_store(quick, size, value);
+    else
+        store_any(c, seg, off, size, value);
 }
 
 void x86_load_bytes(struct x86_cpu *c, unsigned seg, u64 off, void *out, unsigned n)
@@ -295,14 +277,18 @@ void x86_store_bytes(struct x86_cpu *c, unsigned seg, u64 off, const void *in, u
     span_write(&s, in, n);
 }
 
-void x86_probe_write(struct x86_cpu *c, unsigned seg, u64 off, unsigned n)
+static __attribute__((noinline)) void probe_any(struct x86_cpu *c, unsigned seg, u64 off, unsigned n)
 {
-    if (likely(quick_ptr(c, seg, off, n, true) != NULL))
-        return;
     struct x86_fault f;
     struct span s = span_find(c, seg, off, n, true, &f);
     if (!s.part[0] && !f.mmio)
         x86_raise_page_fault(c, &f);
+}
+
+void x86_probe_write(struct x86_cpu *c, unsigned seg, u64 off, unsigned n)
+{
+    if (unlikely(!x86_quick_ptr(c, seg, off, n, true)))
+        probe_any(c, seg, off, n);
 }
 
 /* ---- read-modify-write ------------------------------------------------------------------------------------------- */

@@ -47,6 +47,34 @@ static inline u8 *x86_inline_ptr(struct x86_cpu *c, u64 lin, unsigned size, bool
     return NULL;
 }
 
+/* The same where c->mode was not looked at, of accesses of the CPU itself too. Nothing has to be checked but what the tags say: a page with translated
+ * code has no write entry, an address that is not canonical none at all. The address is good until something leaves guest mode or the
+ * instruction is over. NULL: the slow road. */
+static inline u8 *x86_quick_ptr(struct x86_cpu *c, unsigned seg, u64 off, unsigned size, bool write)
+{
+    bool sys = seg == X86_SYS_SEG;
+    if (unlikely(c->strict || !(sys ? c->long_mode : c->mode == 64)))
+        return NULL;
+    u64 lin = sys ? off : c->lin_base[seg] + off;
+    const struct tlb_entry *e = tlb_slot(c->tlb, sys ? 0 : c->tlb_set, lin);
+    return (write ? e->write_tag : e->read_tag) == tlb_tag(c->tlb, lin) && lin % PAGE_SIZE + size <= PAGE_SIZE ? e->page + lin % PAGE_SIZE : NULL;
+}
+
+/* One host access each, so that aligned ones are single-copy atomic (vol. 3, 8.1.1). */
+static inline u64 x86_host_load(const u8 *p, unsigned size)
+{
+    u16 w; u32 d; u64 q;
+    switch (size) {
+    case 1: return *(const volatile u8 *)p;
+    case 2: memcpy(&w, p, 2); return w;
+    case 4: memcpy(&d, p, 4); return d;
+    case 8: memcpy(&q, p, 8); return q;
+    }
+    q = 0;
+    memcpy(&q, p, size);                /* 6: sgdt and far pointers */
+    return q;
+}
+
 #define X86_DEFINE_ACCESS(bits)                                                                                         \
 static inline u##bits x86_load##bits(struct x86_cpu *c, unsigned seg, u64 off)                                          \
 {                                                                                                                       \

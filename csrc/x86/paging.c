@@ -52,11 +52,8 @@ static u64 entry_read(const u8 *p, unsigned size)
     return size == 8 ? read_once(*(const u64 *)p) : read_once(*(const u32 *)p);
 }
 
-/* Sets `bits` in the entry if it still is `seen`; false: it changed meanwhile, walk again. */
-static bool entry_set(struct x86_cpu *c, x86_phys_fn *phys, u64 pa, unsigned size, u64 seen, u64 bits)
+static __attribute__((noinline)) bool entry_change(struct x86_cpu *c, x86_phys_fn *phys, u64 pa, unsigned size, u64 seen, u64 bits)
 {
-    if ((seen & bits) == bits)
-        return true;
     u8 *p = entry_ptr(c, phys, pa, true);
     u32 seen32 = (u32)seen;
     if (!p)
@@ -64,6 +61,12 @@ static bool entry_set(struct x86_cpu *c, x86_phys_fn *phys, u64 pa, unsigned siz
     bool done = size == 8 ? cmpxchg((u64 *)p, &seen, seen | bits) : cmpxchg((u32 *)p, &seen32, (u32)(seen | bits));
     codemap_wrote(c->codemap, p, size);         /* the exchange is the barrier before it */
     return done;
+}
+
+/* Sets `bits` in the entry if it still is `seen`; false: it changed meanwhile, walk again. */
+static inline bool entry_set(struct x86_cpu *c, x86_phys_fn *phys, u64 pa, unsigned size, u64 seen, u64 bits)
+{
+    return likely((seen & bits) == bits) || entry_change(c, phys, pa, size, seen, bits);
 }
 
 static u8 *fault(struct x86_fault *f, u64 va, u32 error)
@@ -102,18 +105,13 @@ static void note_large(struct tlb *t, u64 va, u64 size)
         t->large[half].last = last;
 }
 
-u8 *x86_page_walk(struct x86_cpu *c, u64 va, unsigned access, struct x86_fault *f, x86_phys_fn *phys)
+/* Once for each format, of which the compiler knows the constants. */
+static inline __attribute__((always_inline)) u8 *walk(struct x86_cpu *c, u64 va, unsigned access, struct x86_fault *f, x86_phys_fn *phys,
+                                                      const struct format *format)
 {
     bool user = c->tlb_set != 0, write = access == MMU_WRITE, exec = access == MMU_EXEC;
-    if (!(c->cr0 & X86_CR0_PG)) {
-        u32 pa = (u32)va & ~(u32)(PAGE_SIZE - 1);
-        u8 *page = phys(c, pa, write);
-        return page ? fill(c, va, page, write, true) : no_memory(f, va, pa, write ? PFEC_write : 0);
-    }
-
-    bool pae = c->cr4 & X86_CR4_PAE, nxe = pae && c->efer & X86_EFER_NXE;
+    bool pae = format != &FORMAT_32, nxe = pae && c->efer & X86_EFER_NXE;
     u32 error = (write ? PFEC_write : 0) | (user ? PFEC_user : 0) | (exec && nxe ? PFEC_insn : 0);      /* 4.7 */
-    const struct format *format = c->long_mode ? &FORMAT_LONG : pae ? &FORMAT_PAE : &FORMAT_32;
 again:;
     u64 table = c->cr3 & (pae ? ADDR_MASK : 0xfffff000), entry = 0, entry_pa = 0, rights = RW | US, nx = 0, size = 0;
     if (format == &FORMAT_PAE) {
@@ -122,6 +120,7 @@ again:;
             return fault(f, va, error);
         table = pdpte & ADDR_MASK;
     }
+#pragma GCC unroll 4
     for (unsigned n = 0; n < format->levels; n++) {
         const struct level *l = &format->level[n];
         entry_pa = table + (va >> l->shift & ((1u << l->bits) - 1)) * format->entry_size;
@@ -161,6 +160,19 @@ again:;
     if (!write && writable && dirty)
         dirty = phys(c, pa, true) == page;
     return fill(c, va, page, writable && dirty, !nx);
+}
+
+u8 *x86_page_walk(struct x86_cpu *c, u64 va, unsigned access, struct x86_fault *f, x86_phys_fn *phys)
+{
+    bool write = access == MMU_WRITE;
+    if (unlikely(!(c->cr0 & X86_CR0_PG))) {
+        u32 pa = (u32)va & ~(u32)(PAGE_SIZE - 1);
+        u8 *page = phys(c, pa, write);
+        return page ? fill(c, va, page, write, true) : no_memory(f, va, pa, write ? PFEC_write : 0);
+    }
+    if (likely(c->long_mode))
+        return walk(c, va, access, f, phys, &FORMAT_LONG);
+    return c->cr4 & X86_CR4_PAE ? walk(c, va, access, f, phys, &FORMAT_PAE) : walk(c, va, access, f, phys, &FORMAT_32);
 }
 
 bool x86_load_pdptes(struct x86_cpu *c, u64 cr3)

@@ -48,23 +48,14 @@ void x86_update_descriptor(struct x86_cpu *c, u16 sel, u32 set, u32 clear)
         ;
 }
 
-void x86_set_accessed(struct x86_cpu *c, u16 sel, u64 *desc)
+void x86_make_accessed(struct x86_cpu *c, u16 sel, u64 *desc)
 {
-    if (*desc >> 40 & X86_SEG_A)
-        return;
     *desc |= (u64)X86_SEG_A << 40;
     if (c->ops->descriptor == x86_descriptor_native)
         x86_update_descriptor(c, sel, X86_SEG_A << 8, 0);
 }
 
-void x86_seg_from_descriptor(struct x86_seg *s, u16 sel, u64 desc)
-{
-    u32 limit = (desc & 0xffff) | (desc >> 32 & 0xf0000);
-    s->sel = sel;
-    s->attr = x86_desc_attr(desc);
-    s->limit = s->attr & X86_ATTR_G ? limit << 12 | 0xfff : limit;
-    s->base = (desc >> 16 & 0xffffff) | (desc >> 32 & 0xff000000);
-}
+void x86_seg_from_descriptor(struct x86_seg *s, u16 sel, u64 desc) { *s = x86_segment_of(sel, desc); }
 
 struct x86_seg x86_flat_segment(u16 sel, bool code, unsigned dpl, bool l)
 {
@@ -81,14 +72,6 @@ bool x86_in_limit(const struct x86_seg *s, u64 off, unsigned n)
 }
 
 /* ---- commits ------------------------------------------------------------------------------------------------------ */
-
-void x86_set_segment(struct x86_cpu *c, unsigned seg, const struct x86_seg *s)
-{
-    c->seg[seg] = *s;
-    c->lin_base[seg] = c->mode == 64 && seg < X86_FS ? 0 : s->base;
-    if (c->ops->segment_loaded)
-        c->ops->segment_loaded(c, seg);
-}
 
 /* Limits stay: that is what "unreal mode" lives on. CS gets its rights anew, so that 16-bit code follows a switch from protected mode
  * (vol. 3, 9.9.2). */
@@ -125,38 +108,20 @@ void x86_drop_inner_segments(struct x86_cpu *c)
     }
 }
 
-void x86_check_rip(struct x86_cpu *c, const struct x86_seg *cs, u64 rip, unsigned ext)
-{
-    bool ok = c->long_mode && (cs->attr & X86_ATTR_L) ? va_canonical(rip) : rip <= cs->limit;
-    if (!ok)
-        x86_raise_error(c, X86_GP, ext);
-}
-
-void x86_set_code(struct x86_cpu *c, const struct x86_seg *cs, unsigned cpl, u64 rip)
-{
-    struct x86_seg s = *cs;
-    s.sel = (s.sel & ~3u) | cpl;
-    c->cpl = cpl;
-    x86_set_segment(c, X86_CS, &s);
-    c->next_rip = rip;
-    x86_derive(c);
-}
-
 /* ---- checks ------------------------------------------------------------------------------------------------------- */
 
-void x86_check_stack_segment(struct x86_cpu *c, struct x86_seg *ss, u16 sel, unsigned cpl, unsigned vector, unsigned ext)
+u64 x86_check_stack_descriptor(struct x86_cpu *c, u16 sel, unsigned cpl, unsigned vector, unsigned ext)
 {
-    u64 desc[2];
     if (x86_null_sel(sel))
         x86_raise_error(c, vector, ext);
-    x86_fetch_descriptor(c, sel, false, desc, vector, ext);
-    u16 attr = x86_desc_attr(desc[0]);
+    u64 desc = x86_fetch_segment(c, sel, vector, ext);
+    u16 attr = x86_desc_attr(desc);
     if ((sel & 3) != cpl || !x86_is_writable(attr) || x86_attr_dpl(attr) != cpl)
         x86_raise_error(c, vector, (sel & ~3u) | ext);
     if (!(attr & X86_ATTR_P))
         x86_raise_error(c, X86_SS_EXC, (sel & ~3u) | ext);
-    x86_set_accessed(c, sel, &desc[0]);
-    x86_seg_from_descriptor(ss, sel, desc[0]);
+    x86_set_accessed(c, sel, &desc);
+    return desc;
 }
 
 void x86_check_data_segment(struct x86_cpu *c, struct x86_seg *s, u16 sel, unsigned vector)
@@ -199,9 +164,10 @@ void x86_load_segment(struct x86_cpu *c, unsigned seg, u16 sel)
 
 struct x86_stack x86_current_stack(const struct x86_cpu *c)
 {
-    bool flat = c->mode == 64;
-    u64 mask = flat ? ~0ul : c->seg[X86_SS].attr & X86_ATTR_DB ? 0xffffffff : 0xffff;
-    return (struct x86_stack){ .sp = c->r[X86_RSP], .mask = mask, .ss = c->seg[X86_SS], .via = X86_SS, .flat = flat };
+    if (likely(c->mode == 64))
+        return (struct x86_stack){ .sp = c->r[X86_RSP], .mask = ~0ul, .via = X86_SS, .flat = true };
+    u64 mask = c->seg[X86_SS].attr & X86_ATTR_DB ? 0xffffffff : 0xffff;
+    return (struct x86_stack){ .sp = c->r[X86_RSP], .mask = mask, .ss = c->seg[X86_SS], .via = X86_SS };
 }
 
 struct x86_stack x86_inner_stack(const struct x86_seg *ss, u64 sp)
@@ -237,6 +203,11 @@ void x86_stack_reserve(struct x86_cpu *c, const struct x86_stack *s, unsigned n,
     }
 }
 
+void x86_frame_probe(struct x86_cpu *c, unsigned via, u64 sp, unsigned n, u32 error)
+{
+    stack_probe(c, &(struct x86_stack){ .via = (u8)via, .flat = true }, sp - n * 8, n * 8, error);
+}
+
 static void stack_move(struct x86_stack *s, s64 by)
 {
     u64 sp = s->sp + by;
@@ -270,7 +241,7 @@ struct x86_stack x86_tss_stack(struct x86_cpu *c, unsigned cpl, unsigned ext)
     return x86_inner_stack(&ss, sp);
 }
 
-struct x86_stack x86_tss_stack64(struct x86_cpu *c, unsigned cpl, unsigned ist, unsigned ext)
+u64 x86_tss_rsp(struct x86_cpu *c, unsigned cpl, unsigned ist, unsigned ext)
 {
     unsigned off = ist ? ist * 8 + 28 : cpl * 8 + 4;
     if ((c->tr.attr & X86_ATTR_UNUSABLE) || off + 7 > c->tr.limit)
@@ -278,7 +249,7 @@ struct x86_stack x86_tss_stack64(struct x86_cpu *c, unsigned cpl, unsigned ist, 
     u64 sp = x86_sys_load(c, c->tr.base + off, 8);
     if (!va_canonical(sp))
         x86_raise_error(c, X86_SS_EXC, ext);
-    return x86_inner_stack(NULL, sp);
+    return sp;
 }
 
 /* ---- instructions that only look ---------------------------------------------------------------------------------- */

@@ -37,21 +37,54 @@ static inline u16 x86_desc_attr(u64 desc) { return (desc >> 40 & 0xff) | (desc >
 
 static inline u64 x86_sys_load(struct x86_cpu *c, u64 lin, unsigned size)
 {
-    return x86_load_slow(c, X86_SYS_SEG, c->long_mode ? lin : (u32)lin, size);
+    const u8 *quick = x86_quick_ptr(c, X86_SYS_SEG, lin, size, false);
+    return likely(quick != NULL) ? x86_host_load(quick, size) : x86_load_slow(c, X86_SYS_SEG, c->long_mode ? lin : (u32)lin, size);
+}
+
+/* What a segment register has after that descriptor was loaded into it. */
+static inline struct x86_seg x86_segment_of(u16 sel, u64 desc)
+{
+    u32 limit = (desc & 0xffff) | (desc >> 32 & 0xf0000);
+    u16 attr = x86_desc_attr(desc);
+    return (struct x86_seg){ .sel = sel, .attr = attr, .limit = attr & X86_ATTR_G ? limit << 12 | 0xfff : limit,
+                             .base = (desc >> 16 & 0xffffff) | (desc >> 32 & 0xff000000) };
 }
 
 /* ---- segment.c --------------------------------------------------------------------------------------------------- */
 
 /* The descriptor that sel names; #vector(sel & ~3 | ext) if it lies beyond its table. desc[1] is 0 unless `two`. */
 void x86_fetch_descriptor(struct x86_cpu *c, u16 sel, bool two, u64 desc[2], unsigned vector, unsigned ext);
+/* The same of 8 bytes. In line is what nearly all are: of the GDT, in a page that the TLB has. */
+static inline u64 x86_fetch_segment(struct x86_cpu *c, u16 sel, unsigned vector, unsigned ext)
+{
+    u64 desc[2];
+    if (likely(c->ops->descriptor == x86_descriptor_native && !(sel & 4) && (sel | 7u) <= c->gdtr.limit)) {
+        const u8 *quick = x86_quick_ptr(c, X86_SYS_SEG, c->gdtr.base + (sel & ~7u), 8, false);
+        if (likely(quick != NULL))
+            return x86_host_load(quick, 8);
+    }
+    x86_fetch_descriptor(c, sel, false, desc, vector, ext);
+    return desc[0];
+}
 /* Sets and clears bits of a descriptor's upper half (accessed, busy), atomically. Not where the OS below owns the tables (PV). */
 void x86_update_descriptor(struct x86_cpu *c, u16 sel, u32 set, u32 clear);
 /* Checks that the above can be done. */
 void x86_probe_descriptor(struct x86_cpu *c, u16 sel);
 /* Sets the accessed bit of a code or data descriptor, in memory if it is not set, and in *desc. */
-void x86_set_accessed(struct x86_cpu *c, u16 sel, u64 *desc);
+void x86_make_accessed(struct x86_cpu *c, u16 sel, u64 *desc);
+static inline void x86_set_accessed(struct x86_cpu *c, u16 sel, u64 *desc)
+{
+    if (unlikely(!(*desc >> 40 & X86_SEG_A)))
+        x86_make_accessed(c, sel, desc);
+}
 /* Commit: makes *s the segment, or the one of real (limit and rights stay) or virtual-8086 mode. No checks, no faults. */
-void x86_set_segment(struct x86_cpu *c, unsigned seg, const struct x86_seg *s);
+static inline void x86_set_segment(struct x86_cpu *c, unsigned seg, const struct x86_seg *s)
+{
+    c->seg[seg] = *s;
+    c->lin_base[seg] = c->mode == 64 && seg < X86_FS ? 0 : s->base;
+    if (c->ops->segment_loaded)
+        c->ops->segment_loaded(c, seg);
+}
 void x86_set_segment_real(struct x86_cpu *c, unsigned seg, u16 sel);
 void x86_set_segment_vm86(struct x86_cpu *c, unsigned seg, u16 sel);
 void x86_set_segment_null(struct x86_cpu *c, unsigned seg, u16 sel);
@@ -59,7 +92,11 @@ void x86_set_segment_null(struct x86_cpu *c, unsigned seg, u16 sel);
 void x86_drop_inner_segments(struct x86_cpu *c);
 /* The checks of a stack segment for privilege level cpl: #vector(sel | ext), #SS(sel | ext) if not present; null: #vector(ext).
  * Accessed bit set. mov ss: #GP; task switch and inner stacks: #TS. */
-void x86_check_stack_segment(struct x86_cpu *c, struct x86_seg *ss, u16 sel, unsigned cpl, unsigned vector, unsigned ext);
+u64 x86_check_stack_descriptor(struct x86_cpu *c, u16 sel, unsigned cpl, unsigned vector, unsigned ext);
+static inline void x86_check_stack_segment(struct x86_cpu *c, struct x86_seg *ss, u16 sel, unsigned cpl, unsigned vector, unsigned ext)
+{
+    *ss = x86_segment_of(sel, x86_check_stack_descriptor(c, sel, cpl, vector, ext));
+}
 /* The checks of a data segment register's new value: #vector(sel), #NP(sel). sel may be null. Accessed bit set. */
 void x86_check_data_segment(struct x86_cpu *c, struct x86_seg *s, u16 sel, unsigned vector);
 /* Offsets [off, off + n) lie in the segment (expand-down too). Not for 64-bit mode. */
@@ -69,7 +106,7 @@ bool x86_in_limit(const struct x86_seg *s, u64 off, unsigned n);
 struct x86_stack {
     u64 sp;                     /* where it has got to: what rsp will be */
     u64 mask;                   /* of offsets */
-    struct x86_seg ss;
+    struct x86_seg ss;          /* unless flat */
     u8 via;                     /* X86_SS: the current stack, by the rights of CPL; X86_SYS_SEG: a stack of an inner level */
     bool flat;                  /* 64-bit: no base, no limit, canonical */
 };
@@ -82,13 +119,40 @@ void x86_stack_push(struct x86_cpu *c, struct x86_stack *s, unsigned size, u64 v
 u64 x86_stack_pop(struct x86_cpu *c, struct x86_stack *s, unsigned size);
 /* The stack of privilege level cpl in the current TSS, checked: #TS, #SS. Legacy TSS. */
 struct x86_stack x86_tss_stack(struct x86_cpu *c, unsigned cpl, unsigned ext);
-/* The rsp in a 64-bit TSS for privilege level cpl, or IST slot ist if not 0: a flat stack. #TS(tr), #SS(ext) if not canonical. */
-struct x86_stack x86_tss_stack64(struct x86_cpu *c, unsigned cpl, unsigned ist, unsigned ext);
+/* The rsp in a 64-bit TSS for privilege level cpl, or IST slot ist if not 0, of a flat stack. #TS(tr), #SS(ext) if not canonical. */
+u64 x86_tss_rsp(struct x86_cpu *c, unsigned cpl, unsigned ist, unsigned ext);
+/* x86_stack_reserve of n words of 8 bytes for a flat stack that is at sp. Their host address, the lowest first, if all can be stored there
+ * as they are; NULL: each is to be pushed. */
+void x86_frame_probe(struct x86_cpu *c, unsigned via, u64 sp, unsigned n, u32 error);
+static inline u64 *x86_frame_reserve(struct x86_cpu *c, unsigned via, u64 sp, unsigned n, u32 error)
+{
+    u8 *quick = x86_quick_ptr(c, via, sp - n * 8, n * 8, true);
+    if (unlikely(!quick))
+        x86_frame_probe(c, via, sp, n, error);
+    return (u64 *)quick;
+}
+
+/* #GP(ext) unless rip may be executed in cs: limit, or canonical. */
+static inline void x86_check_rip(struct x86_cpu *c, const struct x86_seg *cs, u64 rip, unsigned ext)
+{
+    bool ok = c->long_mode && (cs->attr & X86_ATTR_L) ? va_canonical(rip) : rip <= cs->limit;
+    if (unlikely(!ok))
+        x86_raise_error(c, X86_GP, ext);
+}
 
 /* Commit: code segment with selector's RPL = cpl, privilege level, rip. Everything derived is recomputed. */
-void x86_set_code(struct x86_cpu *c, const struct x86_seg *cs, unsigned cpl, u64 rip);
-/* #GP(ext) unless rip may be executed in cs: limit, or canonical. */
-void x86_check_rip(struct x86_cpu *c, const struct x86_seg *cs, u64 rip, unsigned ext);
+static inline void x86_set_code(struct x86_cpu *c, const struct x86_seg *cs, unsigned cpl, u64 rip)
+{
+    struct x86_seg s = { .sel = (u16)((cs->sel & ~3u) | cpl), .attr = cs->attr, .limit = cs->limit, .base = cs->base };
+    c->cpl = (u8)cpl;
+    x86_set_segment(c, X86_CS, &s);
+    c->next_rip = rip;
+    if (likely(c->mode == 64 && s.attr & X86_ATTR_L))   /* to other 64-bit code: mode and bases stay what they are */
+        x86_derive_level(c);
+    else
+        x86_derive(c);
+}
+
 /* A flat segment, as syscall and sysenter make: code (l: 64-bit) or stack. */
 struct x86_seg x86_flat_segment(u16 sel, bool code, unsigned dpl, bool l);
 
