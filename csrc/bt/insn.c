@@ -69,10 +69,16 @@ void tr_near(const struct translation *tr, struct near *n)
     case LEAVE:
         n->access = true, n->of = place_of(R_BP);
         break;
+    case JMP:
+        n->mem = mem != NULL;
+        break;
     case MODIFY: case READ: case MOVE: case BITS:
+        n->mem = mem != NULL;
+        if (mem)
+            n->write = is_store(i, rule, k), n->aligned = op_aligned(x86_forms[i->form].op, mem->size), n->size = (u8)mem->size;
         if (mem && tr_has_place(i)) {
-            n->access = true, n->write = is_store(i, rule, k), n->aligned = op_aligned(x86_forms[i->form].op, mem->size);
-            n->of = (struct place){ i->base, i->index, i->scale }, n->size = (u8)mem->size, n->disp = (s64)i->disp;
+            n->access = true;
+            n->of = (struct place){ i->base, i->index, i->scale }, n->disp = (s64)i->disp;
         }
         n->keeps = stays && (!mem || (n->access && !n->aligned && is_plain_place(n->of)));
         break;

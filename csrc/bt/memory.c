@@ -5,7 +5,7 @@
  *
  * L0: an entry for a class of instructions (slot_of), L1: one for a page number modulo its size. An entry is -(page) and host - linear; one of
  * the tables slid and l1_slid only -(page): host - linear is bt->slide. Where a page has another the block is left (EXIT_MISFIT;
- * misfit in run.c).
+ * misfit in run.c). Operands that are always in the same page have that one tested, once a block (access_fixed).
  */
 #include "bt/translate.h"
 
@@ -75,15 +75,13 @@ static void e_l1(struct emit *e, u8 op, unsigned reg, u32 disp)     /* op reg, [
     e8(e, 0x65), e8(e, 0x4d), e8(e, op), e8(e, 0x87 | (reg & 7) << 3), e32(e, disp);
 }
 
-/* Whether to translate for a page that has bt->slide: what the place is now, if that is known; else what most pages are like. */
-static bool expects_slide(const struct translation *tr, struct place of, s64 disp)
+/* Whether to translate for a page that has bt->slide: what is at va now, if that is known; else what most pages are like. */
+static bool expects_slide_at(const struct translation *tr, bool known, u64 va)
 {
     const struct bt *t = tr->t;
-    u64 va;
     if (tr->apart == APART)
         return false;
-    if (near_address(tr, of, &va)) {
-        va += (u64)disp;
+    if (known) {
         const struct tlb_entry *e = tlb_slot(t->cpu->tlb, tr->set, va);
         u64 tag = tlb_tag(t->cpu->tlb, va);
         if (e->read_tag == tag || e->write_tag == tag)
@@ -105,6 +103,13 @@ static void e_l1_slid(struct emit *e, u32 side)
     e_l1_index(e);
     e_l1(e, 0x8b, SCRATCH2, GS(l1_slid) + side);                        /* mov r15, negated */
     e_bytes(e, (const u8[]){ 0x4d, 0x01, 0xf7 }, 3);                    /* add r15, r14 */
+}
+
+static bool expects_slide(const struct translation *tr, struct place of, s64 disp)
+{
+    u64 now;
+    bool known = near_address(tr, of, &now);
+    return expects_slide_at(tr, known, now + (u64)disp);
 }
 
 /* For operands with an index, which wander from page to page so that L0 would miss at random: L1 in line. Where a page's addend is as good as known
@@ -225,17 +230,109 @@ static bool in_span(const struct span *s, s32 disp, unsigned size, bool write, b
     return s->on && s->write >= write && disp >= s->low && disp + (s64)size <= s->high && (!aligned || (s->whole && (disp - s->low) % 16 == 0));
 }
 
+static bool is_fixed(const struct translation *tr, u64 page, bool write)
+{
+    for (unsigned k = 0; k < tr->nr_fixed; k++)
+        if (tr->fixed[k].page == page && tr->fixed[k].write >= write)
+            return true;
+    return false;
+}
+
+/* Stores to the page will find an entry, as far as can be seen: it is no page of code, nor one that was only read so far. */
+static bool expects_stores(const struct translation *tr, u64 page)
+{
+    struct tlb *tlb = tr->t->cpu->tlb;
+    const struct tlb_entry *e = tlb_slot(tlb, tr->set, page);
+    u64 tag = tlb_tag(tlb, page);
+    return page != (tr->va & ~(u64)(PAGE_SIZE - 1)) && (e->write_tag == tag || e->read_tag != tag);
+}
+
+/* A store to the page comes on every way that the block goes on by: then the first test is for that too, as a span's is. */
+static bool will_store(const struct translation *tr, u64 page)
+{
+    for (unsigned k = 0; k < tr->nr_rest && !tr->rest_near[k].step && !tr->rest_near[k].branch; k++)
+        if (tr->rest_near[k].fixed && tr->rest_near[k].page == page && tr->rest_near[k].write)
+            return true;
+    return false;
+}
+
+/* An operand that is in one page whatever registers are (range.c). False: it is to be had otherwise, and nothing was emitted. */
+static bool access_fixed(struct translation *tr, unsigned size, bool write, bool aligned)
+{
+    struct emit *e = &tr->e;
+    const struct x86_insn *i = tr->i;
+    u64 page = tr->here->page, h = page >> PAGE_SHIFT;
+    if (!tr->here->fixed)
+        return false;
+    bool known = is_fixed(tr, page, write);
+    if (!known && (tr->nr_fixed == MAX_FIXED || !flags_may_go(tr) || !expects_slide_at(tr, true, page) ||
+                   (write && !expects_stores(tr, page))))
+        return false;
+    if (i->base < R_13)
+        tr->operand = (struct operand){ .base = (int)i->base, .disp = (s32)i->disp };
+    else
+        tr->operand = (struct operand){ .constant = true, .index = i->index == X86_ZERO ? NO_INDEX : (s8)i->index,
+                                        .scale = i->index == X86_ZERO ? 0 : i->scale,
+                                        .disp = (s32)(i->disp + (i->base == X86_RIP ? (s64)tr->va + tr->off : 0)) };
+    if (known) {
+        load_slide(tr);
+        return true;
+    }
+    bool store = write || (will_store(tr, page) && expects_stores(tr, page));
+    u32 at = GS(slid) + ((tr->set * 2 + store) * L0 + SLOT_STACK + 4 + (u32)((h ^ h >> 7) % (L0 - 4))) * 8;
+    e_bytes(e, (const u8[]){ 0x65, 0x48, 0x81, 0x3c, 0x25 }, 5), e32(e, at), e32(e, -(u32)page);        /* cmp qword [negated], -page */
+    struct cold *c = cold_access(tr, COLD_SPAN, e_jcc_later(e, 5), size, store, aligned, store && !write, at);
+    tr->t->exits[c->exit].opens = true;
+    c->misfit = tr_exit(tr, EXIT_MISFIT, 0);
+    c->fixed = true, c->bias = (s32)page;
+    c->direct = true, c->base = (u8)tr->operand.base, c->disp = tr->operand.disp;
+    c->constant = tr->operand.constant, c->index = tr->operand.index, c->scale = tr->operand.scale;
+    tr->lost = true;
+    tr->carry.on = false;
+    load_slide(tr);
+    c->back = e->at;
+    tr->fixed[tr->nr_fixed++] = (struct fixed){ page, store };
+    return true;
+}
+
+/* By a span that is open, nothing before the instruction opening another by this register. */
+bool tr_is_known(const struct translation *tr, const struct x86_insn *i, const struct near *near, unsigned n)
+{
+    const struct near *at = &near[n];
+    if (at->fixed && is_fixed(tr, at->page, at->write))
+        return true;
+    const struct span *s = &tr->span[at->of.base % R_13];
+    if (!at->access || !is_plain_place(at->of) || !s->on || (x86_has_mem(&i[n]) && !at->mem))
+        return false;
+    s64 moved = 0, by;
+    for (unsigned k = 0; ; k++) {
+        bool constant;
+        s64 d = near[k].disp + moved;
+        if (near[k].access && same_place(near[k].of, at->of) && (d != (s32)d || !in_span(s, (s32)d, near[k].size, near[k].write, near[k].aligned)))
+            return false;
+        if (k == n)
+            return true;
+        if (near_changes(&i[k], at->of.base, &by, &constant)) {
+            if (!constant)
+                return false;
+            moved += by;
+        }
+    }
+}
+
 /* At guest register base, which is in a host register, + disp. */
 static void access_direct(struct translation *tr, unsigned base, s32 disp, unsigned size, bool write, bool aligned, unsigned slot)
 {
     struct emit *e = &tr->e;
     struct carry *k = &tr->carry;
     unsigned host = base == R_SP ? GUEST_SP : base;
-    tr->operand = (struct operand){ (int)host, disp };
+    tr->operand = (struct operand){ .base = (int)host, .disp = disp };
     if (in_span(&tr->span[base], disp, size, write, aligned)) {
         load_slide(tr);
         return;
     }
+    if (access_fixed(tr, size, write, aligned))
+        return;
     if (!flags_may_go(tr)) {
         e_lea(e, true, SCRATCH, (int)host, NO_INDEX, 0, disp);
         access_scratch(tr, size, write, aligned, slot, false);
@@ -305,7 +402,7 @@ static bool access_wide(struct translation *tr, struct place of, s32 disp, unsig
     c->misfit = tr_exit(tr, EXIT_MISFIT, 0);
     c->of = of, c->disp = disp;
     tr->lost = true;
-    tr->operand = (struct operand){ -1, disp - s.low };
+    tr->operand = (struct operand){ .base = -1, .disp = disp - s.low };
     tr->wide[tr->next_wide++ % WIDE] = s;
     return true;
 }
@@ -318,6 +415,8 @@ void tr_access(struct translation *tr, unsigned size, bool write, bool aligned)
         access_direct(tr, i->base, (s32)i->disp, size, write, aligned, slot);
         return;
     }
+    if (access_fixed(tr, size, write, aligned))
+        return;
     if (tr_has_place(i) && access_wide(tr, (struct place){ i->base, i->index, i->scale }, (s32)i->disp, size, write, aligned))
         return;
     tr_address(tr, true);
@@ -356,10 +455,19 @@ static void span_code(struct translation *tr, const struct cold *c)
     e_gs(e, true, 0x3b, SCRATCH2, slide);                               /* cmp r15, [slide] */
     u32 other = e_jcc_later(e, 5);
     e_store(e, R_CX, c->slot);
-    e_lea(e, true, SCRATCH2, SCRATCH, R_CX, 0, c->bias - c->disp);
+    if (c->fixed)
+        e_mov(e, SCRATCH2, R_CX);
+    else
+        e_lea(e, true, SCRATCH2, SCRATCH, R_CX, 0, c->bias - c->disp);
     e_load(e, R_CX, GS(tmp));
     e_load(e, SCRATCH, slide);
-    u32 beyond = e_unless_fits(e, c->room, c->whole);
+    u32 beyond;
+    if (c->fixed) {
+        e_bytes(e, (const u8[]){ 0x49, 0x81, 0xff }, 3), e32(e, -(u32)c->bias);         /* cmp r15, -page */
+        beyond = e_jcc_later(e, 5);
+    } else {
+        beyond = e_unless_fits(e, c->room, c->whole);
+    }
     e_jmp(e, c->back);
     e_patch(e, other, e->at);
     e_load(e, R_CX, GS(tmp));
@@ -399,7 +507,9 @@ void tr_cold_code(struct translation *tr)
             e_mov(e, R_CX, SCRATCH2);
         if (c->flags.kind != FLAGS_ONLY_HERE) {
             flags_emit(e, &c->flags);
-            if (c->direct)
+            if (c->constant)
+                e_lea(e, true, SCRATCH, -1, c->index, c->scale, c->disp);
+            else if (c->direct)
                 e_lea(e, true, SCRATCH, c->base, NO_INDEX, 0, c->disp);
             if (c->kind == COLD_WIDE_SPAN)
                 e_place(e, c->of, c->disp);

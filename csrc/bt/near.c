@@ -36,8 +36,7 @@ static bool is_in(const struct x86_op *op, const struct x86_op *const *list, uns
     return false;
 }
 
-/* Guest register `base` may be changed; *by: by so much. */
-static bool changes(const struct x86_insn *i, unsigned base, s64 *by, bool *constant)
+bool near_changes(const struct x86_insn *i, unsigned base, s64 *by, bool *constant)
 {
     const struct x86_op *op = x86_forms[i->form].op;
     bool first = i->nr_ops && i->op[0].kind == X86_REG && i->op[0].reg / 8u == base;
@@ -65,8 +64,8 @@ static bool changes_place(const struct x86_insn *i, struct place of, s64 *by, bo
     s64 more = 0;
     bool also = true, changed;
     *by = 0, *constant = true;
-    changed = of.base < R_13 && changes(i, of.base, by, constant);
-    if (of.index >= R_13 || !changes(i, of.index, &more, &also))
+    changed = of.base < R_13 && near_changes(i, of.base, by, constant);
+    if (of.index >= R_13 || !near_changes(i, of.index, &more, &also))
         return changed;
     *constant &= also, *by = (changed ? *by : 0) + (s64)((u64)more << of.scale);
     return true;
@@ -186,7 +185,7 @@ void near_after(struct translation *tr)
     for (unsigned base = 0; base < R_13; base++) {
         bool constant;
         s64 by;
-        if ((!tr->span[base].on && !tr->known[base] && !(k->on && k->base == base)) || !changes(tr->i, base, &by, &constant))
+        if ((!tr->span[base].on && !tr->known[base] && !(k->on && k->base == base)) || !near_changes(tr->i, base, &by, &constant))
             continue;
         tr->known[base] &= constant;
         tr->moved[base] += constant ? by : 0;

@@ -55,6 +55,11 @@ static void operand(struct translation *tr, unsigned reg)
 {
     struct emit *e = &tr->e;
     const struct operand *o = &tr->operand;
+    if (o->constant) {
+        e8(e, 2 << 6 | (reg & 7) << 3 | 4), e8(e, (u8)(o->scale << 6 | (o->index < 0 ? 4 : o->index & 7) << 3 | (SCRATCH & 7)));
+        e32(e, (u32)o->disp);
+        return;
+    }
     u8 mod = o->base < 0 && !o->disp ? 0 : o->disp == (s8)o->disp ? 1 : 2;
     e8(e, mod << 6 | (reg & 7) << 3 | (o->base < 0 ? SCRATCH & 7 : 4));
     if (o->base >= 0)
@@ -67,6 +72,8 @@ static void operand(struct translation *tr, unsigned reg)
 
 static u8 operand_rex(const struct translation *tr)
 {
+    if (tr->operand.constant)
+        return 1 | (tr->operand.index >= 8) << 1;
     return tr->operand.base < 0 ? 1 : 2 | (u8)(tr->operand.base >> 3);          /* X: r14 is the index; B */
 }
 

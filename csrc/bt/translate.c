@@ -109,18 +109,19 @@ enum rule tr_rule(const struct translation *tr)
 
 /* ---- blocks ------------------------------------------------------------------------------------------------------ */
 
-/* How many sequences come before the flags are written next: whether it pays to save them. 0: they are dead; -1: none, but they are
- * read. */
-static int accesses_to_come(const struct translation *tr, const struct x86_insn *i, const struct near *near, unsigned n)
+/* How many sequences come from the instruction number `first` on before the flags are written next: whether it pays to save them. 0: they are
+ * dead; -1: none, but they are read. */
+static int accesses_to_come(const struct translation *tr, const struct x86_insn *i, const struct near *near, unsigned first, unsigned n)
 {
     int accesses = 0;
-    for (unsigned k = 0; k < n; k++) {
+    for (unsigned k = first; k < n; k++) {
         enum rule rule = tr->t->form_rule[i[k].form] & RULE;
         enum flag_use use = flags_use(&i[k]);
         if (near[k].step || use == FLAGS_USED)
             return accesses ? accesses : -1;
-        accesses += (x86_has_mem(&i[k]) && rule != LEA && rule != NOTHING) + (rule == PUSH || rule == POP || rule == LEAVE) +
-                    2 * (rule == CALL || rule == RET);
+        if (!tr_is_known(tr, i, near, k))
+            accesses += (x86_has_mem(&i[k]) && rule != LEA && rule != NOTHING) + (rule == PUSH || rule == POP || rule == LEAVE) +
+                        2 * (rule == CALL || rule == RET);
         if (use == FLAGS_WRITTEN)
             return accesses;
     }
@@ -135,6 +136,7 @@ static void forget_spans(struct translation *tr)
         tr->span[n].on = tr->known[n] = false;
     for (unsigned n = 0; n < WIDE; n++)
         tr->wide[n].on = false;
+    tr->nr_fixed = 0;
 }
 
 static void emit_block(struct translation *tr, const struct route *route, const u8 *copy)
@@ -144,6 +146,7 @@ static void emit_block(struct translation *tr, const struct route *route, const 
     const struct x86_insn *insns = route->i;
     unsigned nr = route->nr;
     bool ended = false;
+    struct range ranges[16] = { 0 };
     if (t->options & BT_PROFILE) {      /* lea leaves the flags alone */
         e_mov_imm(e, SCRATCH, (u64)&t->block[tr->b].hits);
         tr->operand.base = -1;
@@ -154,6 +157,7 @@ static void emit_block(struct translation *tr, const struct route *route, const 
     for (unsigned n = 0; n < nr; n++) {
         tr->i = &insns[n], tr->last = n + 1 == nr;
         tr_near(tr, &tr->near[n]);
+        range_next(tr, ranges, &tr->near[n], tr->va + route->off[n]);
     }
     for (unsigned n = 0; n < nr; n++) {
         u32 first = t->nr_exits;
@@ -163,7 +167,9 @@ static void emit_block(struct translation *tr, const struct route *route, const 
         tr->i = &insns[n], tr->bytes = copy + (int)(tr->va % PAGE_SIZE) + tr->off, tr->k = (s8)n, tr->again = e->at;
         m->code = e->at, m->off = (s16)tr->off, m->len = insns[n].len;
         tr->last = n + 1 == nr;
-        tr->step = tr->near[n].step, tr->opens = tr->near[n].access && tr->apart < (is_plain_place(tr->near[n].of) ? APART : PLAIN_SPANS);
+        tr->here = &tr->near[n];
+        tr->step = tr->here->step;
+        tr->opens = tr->apart != APART && (tr->here->fixed || (tr->here->access && (is_plain_place(tr->here->of) || tr->apart == SPANS)));
         if (tr->t->form_rule[insns[n].form] == JCC && !tr->step && n + 1 < nr) {
             u64 behind = tr->va + tr->off + insns[n].len;
             bool taken = tr->va + route->off[n + 1] != behind;
@@ -179,7 +185,8 @@ static void emit_block(struct translation *tr, const struct route *route, const 
             tr->shadow = false;
             continue;
         }
-        flags_before(tr, accesses_to_come(tr, insns + n, tr->near + n, nr - n), accesses_to_come(tr, tr->rest, tr->rest_near, tr->nr_rest));
+        flags_before(tr, accesses_to_come(tr, insns + n, tr->near + n, 0, nr - n),
+                     accesses_to_come(tr, insns + n, tr->near + n, 1, nr - n));
         tr->again = e->at;              /* a restart finds the flags in order */
         m->treatment = (u8)tr_instruction(tr, n + 1, &ended);
         if (tr->step)

@@ -34,12 +34,15 @@ struct cold {                   /* code that is rarely reached, behind the block
     bool switches_level;        /* EXIT: to the routine switch_level, not leave */
     u32 from;                   /* the rel32 that leads to it */
     u32 back;                   /* ACCESS, SPAN: where it goes on */
-    bool direct;                /* ACCESS: at [base + disp], for struct carry; SPAN always: */
+    bool direct;                /* ACCESS: at [base + disp], for struct carry; SPAN unless constant: */
     u8 base;                    /* host register */
     struct place of;            /* WIDE_SPAN */
     s32 disp, bias;             /* SPAN: its lowest displacement, */
     u16 room;                   /* and what follows that */
     bool whole;                 /* SPAN: it begins at a multiple of 16 */
+    bool fixed, constant;       /* SPAN: it is the page at bias; constant: the access is at [index << scale + disp] */
+    s8 index;
+    u8 scale;
     u32 slot;                   /* ACCESS, SPAN, MISS: offset in struct bt of its L0 entry, of L1's side (0: r14 is as it was). SIDE: instructions up to it */
     u64 target;                 /* SIDE: guest address */
     struct recipe flags;        /* FLAGS_ONLY_HERE: they are intact */
@@ -59,11 +62,18 @@ struct carry { bool on, write; u8 base; s32 bias; u32 slot; };
  * has forgotten something, the block is not gone on with. */
 struct span { bool on, write, whole; s32 low, high; struct place of; unsigned others /* accesses behind the first */; };
 enum { WIDE = 4 };
-struct operand { int base; s32 disp; };         /* host memory: [base + r14 + disp]; base < 0: [r14 + disp] */
+/* Of a register: low and a multiple of 1 << zeros, which is at most width. */
+struct range { bool on; u8 zeros; u64 low, width; };
+/* Pages that have bt->slide, as a test has shown: for loads, or stores too. That is as lasting as a span. */
+enum { MAX_FIXED = 8 };
+struct fixed { u64 page; bool write; };
+/* Host memory: [base + r14 + disp]; base < 0: [r14 + disp]; constant: [r14 + index << scale + disp]. */
+struct operand { int base; s32 disp; bool constant; s8 index; u8 scale; };
 
 /* What an instruction does, as far as it matters here. access: of size bytes at a place + disp; keeps: neither r14 nor r15
- * is used for anything else; step: it is the interpreter's. */
-struct near { bool access, write, aligned, branch, keeps, step; u8 size; struct place of; s64 disp; };
+ * is used for anything else; step: it is the interpreter's; mem: write, aligned and size are its memory operand's, which is all in `page` if
+ * fixed. */
+struct near { bool access, write, aligned, branch, keeps, step, mem, fixed; u8 size; struct place of; s64 disp; u64 page; };
 
 struct translation {
     struct emit e;
@@ -78,7 +88,7 @@ struct translation {
     u32 again;                  /* where its code begins, */
     u32 first_exit;             /* and its exits; */
     const struct x86_insn *rest;        /* the instructions behind it */
-    const struct near *rest_near;
+    const struct near *here, *rest_near;        /* of the instruction, of those behind it */
     unsigned nr_rest;
     enum bt_apart apart;
     struct carry carry;
@@ -86,6 +96,8 @@ struct translation {
     struct span wide[WIDE];     /* of other places, */
     unsigned next_wide;         /* and which of these is to make room */
     struct near near[BT_MAX_BLOCK];     /* of all instructions */
+    struct fixed fixed[MAX_FIXED];
+    unsigned nr_fixed;
     bool slid;                  /* r14 is bt->slide */
     bool known[R_13];           /* a register is what the CPU has now, */
     s64 moved[R_13];            /* and this */
@@ -199,6 +211,8 @@ void tr_access(struct translation *tr, unsigned size, bool write, bool aligned);
 /* The same for what a push writes, at guest register base + disp. */
 void tr_access_at(struct translation *tr, unsigned base, s32 disp, bool write);
 static inline void carry_end(struct translation *tr) { tr->carry.on = tr->slid = false; }
+/* The instruction number n of those from tr->i on, which have not been emitted, will find its page tested. */
+bool tr_is_known(const struct translation *tr, const struct x86_insn *i, const struct near *near, unsigned n);
 void tr_cold_code(struct translation *tr);      /* all that is in tr->cold, also what is added meanwhile */
 
 /* ---- flags.c ---- */
@@ -222,6 +236,10 @@ void tr_operand(struct translation *tr, unsigned width, u8 opcode, unsigned reg)
 unsigned tr_get(struct translation *tr, unsigned n, unsigned scratch);
 void tr_set(struct translation *tr, unsigned n, unsigned from);
 
+/* ---- range.c ---- */
+/* tr->i, which stands at `va`: r is what registers are before it, then behind it; n->fixed, n->page. */
+void range_next(const struct translation *tr, struct range r[16], struct near *n, u64 va);
+
 /* ---- near.c ---- */
 enum { NEAR = 1024 };           /* bytes between the first access of a run and any other */
 struct run { s32 low; bool write; };    /* the lowest displacement, as of now; there are stores */
@@ -230,6 +248,8 @@ void tr_near(const struct translation *tr, struct near *n);      /* of tr->i; in
 struct run near_run(struct translation *tr, unsigned base, s32 disp, bool write);
 struct span near_span(struct translation *tr, struct place of, s32 disp, unsigned size, bool write, bool aligned);
 bool near_address(const struct translation *tr, struct place of, u64 *va);       /* where it is now, if that is known here */
+/* Guest register `base` may be changed; *by: by so much. */
+bool near_changes(const struct x86_insn *i, unsigned base, s64 *by, bool *constant);
 void near_after(struct translation *tr);        /* tr->i has been done: what that makes of tr->carry and tr->span */
 
 #endif

@@ -171,7 +171,8 @@ const char *bt_verify_why(const struct bt *t, const struct bt_block *b, u32 *at)
     struct check c;
     c.t = t, c.b = b, c.why = NULL, c.at = b->code, c.behind = 0, c.g = NULL, c.known.op = NULL;
     c.carried.on = c.shadow = c.spans.slid = false;
-    c.spans.nr = 0;
+    c.spans.nr = c.spans.nr_pages = 0;
+    memset(c.range, 0, sizeof c.range);
     c.nr = c.steps = c.lookups = 0, c.off = 0;
     const struct bt_map *map = &t->maps[b->first_map];
     int off = 0;
@@ -194,11 +195,13 @@ const char *bt_verify_why(const struct bt *t, const struct bt_block *b, u32 *at)
         values_clear(&c.values);
         c.g = &g, c.nr = n, c.off = off, c.len = (unsigned)len, c.steps = 0, c.lookups = 0;
         c.next = n + 1 < b->nr ? map[n + 1].code : 0, c.entry = map[n].code, c.next_off = n + 1 < b->nr ? map[n + 1].off : 0;
-        if (!verify_effect(&c))             /* only is_before will do */
+        bool any = !verify_effect(&c);      /* only is_before will do */
+        if (any)
             c.effect = (struct effect){ .act = true, .branch = true, .forbidden = true };
         c.to.lost = c.to.fell = c.to.carries = c.to.spanned = false, c.to.saved = true, c.to.kept = c.to.live = 0xff;
         ok = verify_from(&c, map[n].code, 0, lost, saved, live, true, NULL) &&
              (!n || verify_from(&c, map[n].code, 0, lost, saved, live, false, NULL));
+        verify_ranges(&c, any);
         c.carried = c.to.carries ? c.to.carried : (struct carried){ .on = false };
         c.spans = c.to.spanned ? c.to.spans : (struct spans){ .nr = 0 };
         c.known = verify_known_behind(&c, c.to.fell ? c.to.kept : 0);

@@ -16,7 +16,7 @@ enum { FACTS = 64, MAX_STEPS = 4096 };
 /* The guest's; nobody's; flag_value compared with, tested by flag_n; its sign; flag_value compared with the host frame's guest address; rsp
  * compared with bt->bottom. */
 enum host_flags { FL_GUEST, FL_LOST, FL_CMP, FL_TEST, FL_SIGN, FL_FRAME, FL_BOTTOM, FL_SLIDE };
-enum fact_kind { ZERO, NONZERO, BELOW /* or equal n */, CLEAR /* of the bits n */, SLIDE /* is bt->slide */ };
+enum fact_kind { ZERO, NONZERO, BELOW /* or equal n */, CLEAR /* of the bits n */, SLIDE /* is bt->slide */, EQUAL };
 struct fact { value of; u8 kind; u64 n; };
 
 /* A field of struct x86_cpu at `at`, or of struct bt (at | OF_BT), and what was or is to be written there. */
@@ -79,9 +79,18 @@ struct carried { bool on, write; u8 base; u64 bias; };
 
 /* Known of a place x, base + (index << scale), where base or index may be NONE: bytes from x + low on are in a page that has bt->slide, of
  * which x + low is at byte `most` at the latest; in a page for stores if write; x + low is a multiple of 16 if whole. */
-enum { MAX_SPANS = 32, NONE = 0xff };
+enum { MAX_SPANS = 32, MAX_PAGES = 8, NONE = 0xff };
 struct known_span { u8 base, index, scale; bool write, whole; u64 low, most; };
-struct spans { struct known_span of[MAX_SPANS]; unsigned nr; bool slid /* r14 is bt->slide */; };
+struct known_page { u64 page; bool write; };    /* has bt->slide */
+struct spans {
+    struct known_span of[MAX_SPANS];
+    struct known_page page[MAX_PAGES];
+    unsigned nr, nr_pages;
+    bool slid;                  /* r14 is bt->slide */
+};
+
+/* A register is from low to high, which do not go round, and differs from low by a multiple of step, a power of 2 (0: it is low). */
+struct known_range { bool on; u64 low, high, step; };
 
 /* What all paths to the next instruction agree on. */
 struct between {
@@ -102,7 +111,8 @@ struct check {
     struct effect effect;
     struct known known;
     struct carried carried;     /* to this instruction */
-    struct spans spans;         /* and what is known of its registers */
+    struct spans spans;         /* and what is known of its registers, */
+    struct known_range range[16];
     struct between to;          /* all that at the next */
     bool shadow;                /* the instruction before was a sti in line */
     int off;                    /* its place, from the block's first */
@@ -205,9 +215,16 @@ bool verify_state_write(struct check *c, struct path *p, u32 at, value x);
 /* pdep of x by the mask at `field`; not. */
 value verify_deposit(struct check *c, value x, u32 field);
 
+/* ---- verify_range.c: what registers can be -------------------------------------------------------------------------- */
+
+void verify_ranges(struct check *c, bool any);  /* behind c->g; any: the interpreter may have done anything */
+/* All `size` bytes from lin, in terms of registers before the instruction, are in this page, and lin is a multiple of align. */
+bool verify_lies_in(const struct check *c, value lin, unsigned size, unsigned align, u64 page);
+
 /* ---- verify_access.c: fields of struct bt, guest memory ------------------------------------------------------------- */
 
 bool verify_entry(const struct check *c, u32 addend, bool *write);      /* is the addend of an L0 entry, for stores if *write */
+bool verify_is_slid(const struct check *c, u32 field);          /* is an entry without addend, of the block's own set */
 bool verify_read_field(struct check *c, struct path *p, u32 field, value *out);
 bool verify_write_field(struct check *c, struct path *p, u32 field, value x);
 bool verify_slot_is_whole(const struct check *c, const struct path *p);         /* no L0 entry is half replaced */

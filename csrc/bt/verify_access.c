@@ -50,6 +50,12 @@ bool verify_entry(const struct check *c, u32 addend, bool *write)
     return slot_of(c, addend, write, &is_addend) && is_addend;
 }
 
+bool verify_is_slid(const struct check *c, u32 field)
+{
+    bool write;
+    return is_slid_entry(c, field, &write);
+}
+
 bool verify_read_field(struct check *c, struct path *p, u32 field, value *out)
 {
     int own = own_of(field);
@@ -206,6 +212,8 @@ static bool tested_slid(struct check *c, const struct path *p, value lin, unsign
         bool for_write = false;
         value rest, of = c->values.v[f->of].kind == VAL_ROTATED ? c->values.v[f->of].term[0] : f->of;
         value negated = slid_in(c, p, of, &for_write, &rest);
+        if (f->kind == EQUAL && is_slid(c, p, f->of, &for_write) && for_write >= write && verify_lies_in(c, lin, size, align, -f->n))
+            return true;
         if (negated && for_write >= write && tested(c, p, negated, lin, size, align))
             return true;
     }
@@ -223,6 +231,8 @@ void verify_spans_start(struct check *c, struct path *p)
             of = value_add(&c->values, of, guest(c, s->index), s->scale, 0);
         facts_add(c, p, BELOW, s->whole ? value_atom(&c->values, VAL_ROTATED, of, 4, 0) : of, s->whole ? s->most / 16 : s->most);
     }
+    for (unsigned k = 0; k < c->spans.nr_pages; k++)
+        facts_add(c, p, EQUAL, value_atom(&c->values, VAL_SPAN, 0, (MAX_SPANS + k) << 1 | c->spans.page[k].write, 0), -c->spans.page[k].page);
 }
 
 static bool implied(const struct spans *by, const struct known_span *s)
@@ -254,6 +264,24 @@ static bool is_place(struct check *c, value x, struct known_span *s)
     return s->index != NONE;            /* single registers are looked for otherwise: several may have been made the same */
 }
 
+static bool page_implied(const struct spans *by, const struct known_page *s)
+{
+    for (unsigned k = 0; k < by->nr_pages; k++)
+        if (by->page[k].page == s->page && by->page[k].write == s->write)
+            return true;
+    return false;
+}
+
+/* Pages that p's facts make known: they stay so. */
+static void pages_of(struct check *c, const struct path *p, struct spans *now)
+{
+    for (unsigned k = 0; k < p->nr_facts; k++) {
+        struct known_page s = { .page = -p->fact[k].n };
+        if (p->fact[k].kind == EQUAL && is_slid(c, p, p->fact[k].of, &s.write) && now->nr_pages < MAX_PAGES && !page_implied(now, &s))
+            now->page[now->nr_pages++] = s;
+    }
+}
+
 void verify_spans(struct check *c, const struct path *p, bool back)
 {
     struct spans now = { .nr = 0, .slid = back || p->reg[R_14] == verify_slide(c) }, *to = &c->to.spans;
@@ -275,6 +303,8 @@ void verify_spans(struct check *c, const struct path *p, bool back)
         else if (now.nr < MAX_SPANS)
             memset(s, 0, sizeof *s);
     }
+    if (p && c->g)
+        pages_of(c, p, &now);
     if (!c->to.spanned) {
         *to = now;
     } else {
@@ -283,6 +313,11 @@ void verify_spans(struct check *c, const struct path *p, bool back)
             if (implied(&now, &to->of[k]))
                 to->of[nr++] = to->of[k];
         to->nr = nr, to->slid &= now.slid;
+        nr = 0;
+        for (unsigned k = 0; k < to->nr_pages; k++)
+            if (page_implied(&now, &to->page[k]))
+                to->page[nr++] = to->page[k];
+        to->nr_pages = nr;
     }
     c->to.spanned = true;
 }

@@ -123,6 +123,8 @@ bool verify_inserted(struct check *c, struct path *p, const struct x86_insn *h, 
         if (op == &x86_op_cmp && whole && h->size == 8 && field == GS(slide) + 8 * (c->b->context & CTX_SET) &&
             h->op[0].kind == X86_REG && h->op[0].reg == 8 * R_15)
             return p->flags = FL_SLIDE, p->flag_value = p->reg[R_15], true;
+        if (op == &x86_op_cmp && whole && h->size == 8 && h->op[0].kind == X86_MEM && h->op[1].kind == X86_IMM && verify_is_slid(c, field))
+            return p->flags = FL_CMP, p->flag_n = h->imm, verify_read_field(c, p, field, &p->flag_value);
         if (op == &x86_op_jmp && whole) {
             *end = true;
             return field == GS(entry) ? verify_jumps_through(c, p, p->own[OWN_ENTRY]) : verify_jumps_by_link(c, p, field, next);

@@ -244,7 +244,8 @@ static bool forks_by_flags(struct check *c, struct path *p, const struct x86_ins
         p->has_frame = true;
         return verify_follow(c, q, target) && verify_follow(c, *p, behind);
     }
-    bool ok = own && ((p->flags == FL_CMP && condition == A && facts_add(c, p, BELOW, p->flag_value, p->flag_n)) ||
+    bool ok = own && ((p->flags == FL_CMP && condition == NE && p->flag_value && facts_add(c, p, EQUAL, p->flag_value, p->flag_n)) ||
+                      (p->flags == FL_CMP && condition == A && facts_add(c, p, BELOW, p->flag_value, p->flag_n)) ||
                       (p->flags == FL_TEST && condition == NE && facts_add(c, p, ~p->flag_n ? CLEAR : ZERO, p->flag_value, p->flag_n)) ||
                       (p->flags == FL_SLIDE && condition == NE && facts_add(c, p, SLIDE, p->flag_value, 0)) ||
                       (p->flags == FL_SIGN && condition == S && p->flag_value == p->own[OWN_LEFT]));
