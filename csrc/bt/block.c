@@ -37,7 +37,7 @@ static void empty_l1(struct bt *t, unsigned n)
     (&t->l1_negated[0][0][0])[n] = (&t->l1_slid[0][0][0])[n] = no_page(t, n);
     (&t->l1_addend[0][0][0])[n] = (u64)t->nowhere - t->poison;
     (&t->l1_host[0][0][0])[n] = (u64)t->nowhere;
-    (&t->l1_copied[0][0][0])[n] = 0;
+    (&t->l1_copies[0][0][0])[n] = 0;
 }
 
 /* Empties what is filled of n entries: those listed, or, if there were more than the list holds, all. */
@@ -84,21 +84,46 @@ void bt_forget_addresses(struct bt *t)
     t->page_flushes = t->cpu->tlb->page_flushes;
 }
 
-/* Entries for one page of data. */
+static bool shares_l1(u64 negated, unsigned n) { return (-negated >> PAGE_SHIFT) % L1 == n; }
+
+/* What L0 has of a page, on one side; n: its place in L1. Returns whether copies of other pages with that place may be left. */
+static bool forget_copies(struct bt *t, unsigned side, unsigned n, u64 negated)
+{
+    struct bt_entry *l0 = t->l0[side / 2][side % 2];
+    u64 *slid = t->slid[side / 2][side % 2];
+    bool others = false;
+    for (unsigned k = 0; k < L0; k++) {
+        if (unlikely(l0[k].negated == negated))
+            l0[k] = (struct bt_entry){ -t->poison, (u64)t->nowhere - t->poison };
+        if (unlikely(slid[k] == negated))
+            slid[k] = -t->poison;
+        others |= shares_l1(l0[k].negated, n) | shares_l1(slid[k], n);
+    }
+    return others;
+}
+
+/* Entries for one page of data. Mostly L0 has copied its entry once, and it is known where to; what it has of other pages that L1 had there stays counted. */
 static void forget_page(struct bt *t, u64 va)
 {
     u64 negated = -(va & ~(u64)(PAGE_SIZE - 1));
     unsigned n = (va >> PAGE_SHIFT) % L1;
     for (unsigned side = 0; side < 4; side++) {
-        struct bt_entry *l0 = t->l0[side / 2][side % 2];
-        u64 *slid = t->slid[side / 2][side % 2];
-        for (unsigned k = 0; k < L0 && (&t->l1_copied[0][0][0])[side * L1 + n]; k++) {
-            if (unlikely(l0[k].negated == negated))
-                l0[k] = (struct bt_entry){ -t->poison, (u64)t->nowhere - t->poison };
-            slid[k] = unlikely(slid[k] == negated) ? -t->poison : slid[k];
+        u32 *copies = &(&t->l1_copies[0][0][0])[side * L1 + n], left = *copies;
+        u32 at = t->exits[(&t->l1_copier[0][0][0])[side * L1 + n]].slot;
+        u64 *slot = (u64 *)((u8 *)t + at);
+        if (left > 1) {
+            left = forget_copies(t, side, n, negated) ? 2 : 0;
+        } else if (left && !at) {       /* it only looked */
+            left = 0;
+        } else if (left && *slot == negated) {
+            left = 0;
+            *slot = -t->poison;
+            if (slot < &t->slid[0][0][0])
+                slot[1] = (u64)t->nowhere - t->poison;
         }
         if ((&t->l1_negated[0][0][0])[side * L1 + n] == negated)
             empty_l1(t, side * L1 + n);
+        *copies = left;
     }
     t->forgotten++;
 }

@@ -242,16 +242,18 @@ static void emit_switch_level(struct emit *e, u32 leave)
     }
 }
 
+/* r15d and a word of a table, by rcx. */
+static void e_index4(struct emit *e, u8 op, u32 disp) { e8(e, 0x65), e8(e, 0x44), e8(e, op), e8(e, 0x3c), e8(e, 0x8d), e32(e, disp); }
+
 /* Called by a cold stub: r14 the linear address, r15 the guest's rcx, rcx free, bt->exit set. Hit: returns with r15 = addend,
  * rcx = negated, bt->tmp = the guest's rcx. Miss: leaves. No flag changes. */
 static void emit_l1(struct emit *e, unsigned set, unsigned write, unsigned size, bool aligned)
 {
+    u32 side = (set * 2 + write) * L1;
     e_store(e, R_15, GS(tmp));
     e_pext(e, true, R_CX, SCRATCH, GS(mask_l1));
-    /* mov byte [gs:rcx + l1_copied], 1 */
-    e8(e, 0x65), e8(e, 0xc6), e8(e, 0x81), e32(e, GS(l1_copied) + (set * 2 + write) * L1), e8(e, 1);
-    e_load_index8(e, R_15, R_CX, GS(l1_addend) + (set * 2 + write) * L1 * 8);
-    e_load_index8(e, R_CX, R_CX, GS(l1_negated) + (set * 2 + write) * L1 * 8);
+    e_load_index8(e, R_15, R_CX, GS(l1_addend) + side * 8);
+    e_load_index8(e, R_CX, R_CX, GS(l1_negated) + side * 8);
     e_store(e, R_CX, GS(tmp2));
     e_lea(e, true, R_CX, R_CX, SCRATCH, 0, aligned ? 0 : (s32)size - 1);
     e_pext(e, true, R_CX, R_CX, aligned ? GS(mask_aligned) : GS(mask_page));
@@ -260,6 +262,13 @@ static void emit_l1(struct emit *e, unsigned set, unsigned write, unsigned size,
     e_lea(e, true, R_SP, R_SP, NO_INDEX, 0, 8);
     e_jmp(e, e->t->leave);
     e_here(e, hit);
+    e_pext(e, true, R_CX, SCRATCH, GS(mask_l1));
+    e_index4(e, 0x8b, GS(l1_copies) + side * 4);
+    e_lea(e, true, R_15, R_15, NO_INDEX, 0, 1);
+    e_index4(e, 0x89, GS(l1_copies) + side * 4);
+    e_gs(e, false, 0x8b, R_15, GS(exit));
+    e_index4(e, 0x89, GS(l1_copier) + side * 4);
+    e_load_index8(e, R_15, R_CX, GS(l1_addend) + side * 8);
     e_load(e, R_CX, GS(tmp2));
     e8(e, 0xc3);
 }

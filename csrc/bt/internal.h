@@ -73,6 +73,7 @@ struct bt_exit {
     u64 target;                 /* CHAIN, LINK, NEXT: guest address */
     u32 again, behind;          /* cache offsets: where the instruction begins again; where it goes on behind it (0: nowhere) */
     u32 patch;                  /* CHAIN: cache offset of the rel32. LINK: number of the link */
+    u32 slot;                   /* MISS: offset in struct bt of what L0 has of it: a struct bt_entry, or a word of slid. 0: nothing */
     u32 insn;                   /* STEP, BRANCH, MISS: bt->insns, decoded when first needed. 0: not yet */
 };
 
@@ -144,7 +145,7 @@ struct bt {
     struct bt_entry l0[2][2][L0];                       /* [TLB set][write] */
     u64 slid[2][2][L0], l1_slid[2][2][L1];              /* negated pages, of those alone that have bt->slide */
     u64 l1_negated[2][2][L1], l1_addend[2][2][L1], l1_host[2][2][L1];   /* host: of the page's first byte */
-    u8 l1_copied[2][2][L1];                             /* 1: L0 may have copies of entries that were here */
+    u32 l1_copies[2][2][L1], l1_copier[2][2][L1];       /* how often L0 has copied an entry that was here since the page was forgotten; the exit that last did */
     u64 jump_negated[2][JUMPS], jump_host[2][JUMPS];
     u64 link[LINKS];
 

@@ -162,6 +162,7 @@ static struct cold *cold_access(struct translation *tr, enum cold_kind kind, u32
     tr->t->exits[exit].write = write;
     tr->t->exits[exit].align = aligned;
     tr->t->exits[exit].early = early;
+    tr->t->exits[exit].slot = slot;
     struct cold *c = tr_cold(tr, kind, from, exit);
     c->size = (u8)size, c->write = write, c->aligned = aligned, c->slot = slot, c->back = tr->e.at;
     if (flags_may_go(tr))
