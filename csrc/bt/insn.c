@@ -253,7 +253,7 @@ enum bt_treatment tr_instruction(struct translation *tr, unsigned n, bool *ended
     enum rule rule = tr_rule(tr);
     switch (rule) {
     case STEP:
-        *ended = x86_forms[i->form].attr & F_BRANCH;
+        *ended = x86_forms[i->form].attr & F_BRANCH && !route_comes_back(tr->t, tr->context, i);
         tr_leave_at(tr, e_jmp_later(e), *ended ? EXIT_BRANCH : EXIT_STEP, 0);
         tr->t->exits[tr->cold[tr->nr_cold - 1].exit].drops = true;
         if (tr_switches_level(tr)) {

@@ -5,10 +5,18 @@
  */
 #include "bt/translate.h"
 #include "x86/decode.h"
+#include "x86/system.h"
 
 #if defined(__x86_64__)
 
+extern const struct x86_op x86_op_syscall;
+
 enum { FOLLOW = 512 };           /* bytes that a jump may skip and still be followed: they become the block's too */
+
+bool route_comes_back(const struct bt *t, u16 context, const struct x86_insn *i)
+{
+    return x86_forms[i->form].op == &x86_op_syscall && i->mode == 64 && !(context & CTX_SET) && t->cpu->ops->syscall != x86_syscall_native;
+}
 
 static bool visits(const struct route *p, s64 off)
 {
@@ -28,8 +36,9 @@ static bool is_taken(const struct loop_path *loop, s64 off)
 
 /* Up to a branch that leads nobody knows where. Followed are conditional branches, as not taken, unless the path of the loop says otherwise or they close one;
  * jumps to what is near; and the branch that closes the loop around the whole block, for as often as there is room. */
-void route_decode(const struct bt *t, const u8 *page, u64 va, unsigned mode, const struct loop_path *loop, struct route *p)
+void route_decode(const struct bt *t, const u8 *page, u64 va, u16 context, const struct loop_path *loop, struct route *p)
 {
+    unsigned mode = context_mode(context);
     int first = (int)(va % PAGE_SIZE), at = 0, from = -first, end = PAGE_SIZE - first;
     unsigned max = t->options & BT_ONE ? 1 : BT_MAX_BLOCK, once = 0;
     p->nr = 0, p->low = p->high = 0;
@@ -45,7 +54,7 @@ void route_decode(const struct bt *t, const u8 *page, u64 va, unsigned mode, con
         p->low = at < p->low ? at : p->low;
         at += i->len;
         p->high = at > p->high ? at : p->high;
-        if (!(x86_forms[i->form].attr & F_BRANCH))
+        if (!(x86_forms[i->form].attr & F_BRANCH) || route_comes_back(t, context, i))
             continue;
         u8 rule = t->form_rule[i->form];
         s64 to = at + (s64)i->imm;

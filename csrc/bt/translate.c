@@ -228,7 +228,7 @@ u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, const struct
     if (!has_room(t))
         bt_forget(t);
     memcpy(copy, host - in_page, PAGE_SIZE);    /* once: another CPU may be writing there */
-    route_decode(t, copy, va, context_mode(context), loop, &route);
+    route_decode(t, copy, va, context, loop, &route);
     unsigned nr = route.nr, low = in_page + (unsigned)route.low, bytes = (unsigned)(route.high - route.low);
     struct bt_page *page = bt_page_claim(t, host, low, bytes ? bytes : 1);
     if (!page || memcmp(copy + low, host - in_page + low, bytes))

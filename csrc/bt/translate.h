@@ -169,7 +169,9 @@ struct route {                  /* the instructions of a block: in the order of 
     int low, high;              /* the bytes they are in, from the first one's address */
 };
 /* Decodes what is at `va`, in a copy of its page, as far as it makes one block; loop: by this path, and if it leads back as often as there is room. */
-void route_decode(const struct bt *t, const u8 *page, u64 va, unsigned mode, const struct loop_path *loop, struct route *p);
+void route_decode(const struct bt *t, const u8 *page, u64 va, u16 context, const struct loop_path *loop, struct route *p);
+/* The interpreter's, and mostly goes on behind itself although it is a branch: a hypercall. */
+bool route_comes_back(const struct bt *t, u16 context, const struct x86_insn *i);
 
 /* ---- insn.c ---- */
 /* tr->i; n: instructions up to and with it. *ended: it was a branch. */
