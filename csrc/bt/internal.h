@@ -213,10 +213,15 @@ struct bt_page *bt_page_claim(struct bt *t, const u8 *host, unsigned in_page, un
 void bt_block_insert(struct bt *t, u32 b, struct bt_page *page);
 void bt_block_replace(struct bt *t, u32 old, u32 new);  /* what leads to old goes on to new */
 void bt_forget(struct bt *t);                   /* everything */
+void bt_look_for_writes(struct bt *t);          /* drops the blocks of pages whose code was written */
+/* The guest's instruction at rip, which is that of exit n; decoded once. NULL: not to be had. */
+const struct x86_insn *bt_exit_insn(struct bt *t, u32 n);
+
+/* ---- address.c --------------------------------------------------------------------------------------------------- */
+void bt_addresses_begin(struct bt *t);          /* before the first bt_forget */
 void bt_forget_addresses(struct bt *t);         /* l0, l1, jumps, links: a TLB flush */
 void bt_forget_flushed(struct bt *t);           /* what cpu->tlb has forgotten */
 void bt_note_code(struct bt *t, u64 va);        /* jumps or links may lead there: before one does */
-void bt_look_for_writes(struct bt *t);          /* drops the blocks of pages whose code was written */
 bool bt_has_slide(const struct bt *t, unsigned set, bool write, u64 lin);     /* L1 has lin's page, and its addend is bt->slide */
 void bt_tlb_fill(struct bt *t, unsigned set, bool write, u64 lin, u8 *page);
 void bt_forget_jumps(struct bt *t);             /* the jump cache alone */

@@ -70,7 +70,7 @@ static u32 access_clobbering(struct translation *tr, u32 at, unsigned size, bool
     return from;
 }
 
-static void e_l1(struct emit *e, u8 op, unsigned reg, u32 disp)     /* op reg, [gs:r15 + disp]; reg r14 or r15 */
+void tr_l1(struct emit *e, u8 op, unsigned reg, u32 disp)     /* op reg, [gs:r15 + disp]; reg r14 or r15 */
 {
     e8(e, 0x65), e8(e, 0x4d), e8(e, op), e8(e, 0x87 | (reg & 7) << 3), e32(e, disp);
 }
@@ -101,7 +101,7 @@ static void e_l1_index(struct emit *e)
 static void e_l1_slid(struct emit *e, u32 side)
 {
     e_l1_index(e);
-    e_l1(e, 0x8b, SCRATCH2, GS(l1_slid) + side);                        /* mov r15, negated */
+    tr_l1(e, 0x8b, SCRATCH2, GS(l1_slid) + side);                        /* mov r15, negated */
     e_bytes(e, (const u8[]){ 0x4d, 0x01, 0xf7 }, 3);                    /* add r15, r14 */
 }
 
@@ -120,9 +120,9 @@ static u32 access_indexed(struct translation *tr, unsigned size, bool write, boo
     u32 side = (tr->set * 2 + write) * L1 * 8, from;
     if (!slid) {
         e_l1_index(e);
-        e_l1(e, 0x03, SCRATCH, GS(l1_negated) + side);                  /* add r14, negated */
+        tr_l1(e, 0x03, SCRATCH, GS(l1_negated) + side);                  /* add r14, negated */
         from = e_unless_in_page(e, SCRATCH, PAGE_SIZE - size, aligned);
-        e_l1(e, 0x03, SCRATCH, GS(l1_host) + side);                     /* add r14, host */
+        tr_l1(e, 0x03, SCRATCH, GS(l1_host) + side);                     /* add r14, host */
     } else {
         e_l1_slid(e, side);
         from = e_unless_in_page(e, SCRATCH2, PAGE_SIZE - size, aligned);
@@ -187,7 +187,7 @@ static void access_scratch(struct translation *tr, unsigned size, bool write, bo
 }
 
 /* Jumps if r15, a distance from a page's beginning, is no place for a span of `room` bytes; whole: also if it is no multiple of 16. */
-static u32 e_unless_fits(struct emit *e, unsigned room, bool whole)
+u32 tr_unless_fits(struct emit *e, unsigned room, bool whole)
 {
     if (whole && room == 16)
         return e_unless_in_page(e, SCRATCH2, 0, true);
@@ -216,7 +216,7 @@ static void open_span(struct translation *tr, unsigned base, s32 disp, unsigned 
     u32 at = GS(slid) + ((tr->set * 2 + s->write) * L0 + slot) * 8;
     e_lea(e, true, SCRATCH2, (int)host, NO_INDEX, 0, s->low);
     e_gs(e, true, 0x03, SCRATCH2, at);                                  /* add r15, [negated] */
-    struct cold *c = cold_access(tr, COLD_SPAN, e_unless_fits(e, room, s->whole), size, s->write, aligned, s->write && !write, at);
+    struct cold *c = cold_access(tr, COLD_SPAN, tr_unless_fits(e, room, s->whole), size, s->write, aligned, s->write && !write, at);
     tr->t->exits[c->exit].opens = true;
     c->misfit = tr_exit(tr, EXIT_MISFIT, 0);
     c->direct = true, c->base = (u8)host, c->disp = disp, c->bias = s->low, c->room = room, c->whole = s->whole;
@@ -362,7 +362,7 @@ static void access_direct(struct translation *tr, unsigned base, s32 disp, unsig
 }
 
 /* r14 := linear address of a place + disp; no flag changes. */
-static void e_place(struct emit *e, struct place of, s32 disp)
+void tr_place(struct emit *e, struct place of, s32 disp)
 {
     e_lea(e, true, SCRATCH, of.base == X86_ZERO ? -1 : of.base == R_SP ? GUEST_SP : of.base, of.index, of.scale, disp);
 }
@@ -376,7 +376,7 @@ static bool access_wide(struct translation *tr, struct place of, s32 disp, unsig
         if (!same_place(s->of, of) || !in_span(s, disp, size, write, aligned))
             continue;
         carry_end(tr);
-        e_place(e, of, disp);
+        tr_place(e, of, disp);
         if (flags_may_go(tr)) {
             e_gs(e, true, 0x03, SCRATCH, slide);                        /* add r14, [slide] */
             tr->lost = true;
@@ -394,9 +394,9 @@ static bool access_wide(struct translation *tr, struct place of, s32 disp, unsig
         return false;
     u16 room = (u16)(s.high - s.low);
     carry_end(tr);
-    e_place(e, of, s.low);
+    tr_place(e, of, s.low);
     e_l1_slid(e, (tr->set * 2 + s.write) * L1 * 8);
-    u32 from = e_unless_fits(e, room, s.whole);
+    u32 from = tr_unless_fits(e, room, s.whole);
     e_gs(e, true, 0x03, SCRATCH, slide);
     struct cold *c = cold_access(tr, COLD_WIDE_SPAN, from, size, s.write, aligned, s.write && !write, 0);
     tr->t->exits[c->exit].opens = true;
@@ -432,113 +432,6 @@ void tr_access_at(struct translation *tr, unsigned base, s32 disp, bool write)
     }
     e_lea(&tr->e, false, SCRATCH, (int)(base == R_SP ? GUEST_SP : base), NO_INDEX, 0, disp);    /* cut: no run of them can be compared as a distance */
     access_scratch(tr, 4, write, false, SLOT_STACK, false);
-}
-
-/* The test of a place's span has failed. L1 is asked for the access alone: if it has that, the span is beyond its page, or the page has another addend. */
-static void wide_span_code(struct translation *tr, const struct cold *c)
-{
-    struct emit *e = &tr->e;
-    struct bt *t = tr->t;
-    e_call(e, t->l1_code[tr->set][c->write][c->aligned ? 16 : c->size - 1]);
-    e_load(e, R_CX, GS(tmp));
-    e_store_imm32(e, GS(exit), c->misfit);
-    e_jmp(e, t->leave);
-}
-
-/* A span's test has failed. r14 is the linear address of the access, r15 the guest's rcx: L1 is asked for its page. If that has bt->slide and the span is in
- * it, on as if nothing had been. */
-static void span_code(struct translation *tr, const struct cold *c)
-{
-    struct emit *e = &tr->e;
-    struct bt *t = tr->t;
-    u32 slide = GS(slide) + 8 * tr->set;
-    e_call(e, t->l1_code[tr->set][c->write][c->aligned ? 16 : c->size - 1]);
-    e_gs(e, true, 0x3b, SCRATCH2, slide);                               /* cmp r15, [slide] */
-    u32 other = e_jcc_later(e, 5);
-    e_store(e, R_CX, c->slot);
-    if (c->fixed)
-        e_mov(e, SCRATCH2, R_CX);
-    else
-        e_lea(e, true, SCRATCH2, SCRATCH, R_CX, 0, c->bias - c->disp);
-    e_load(e, R_CX, GS(tmp));
-    e_load(e, SCRATCH, slide);
-    u32 beyond;
-    if (c->fixed) {
-        e_bytes(e, (const u8[]){ 0x49, 0x81, 0xff }, 3), e32(e, -(u32)c->bias);         /* cmp r15, -page */
-        beyond = e_jcc_later(e, 5);
-    } else {
-        beyond = e_unless_fits(e, c->room, c->whole);
-    }
-    e_jmp(e, c->back);
-    e_patch(e, other, e->at);
-    e_load(e, R_CX, GS(tmp));
-    e_patch(e, beyond, e->at);
-    flags_emit(e, &c->flags);
-    e_store_imm32(e, GS(exit), c->misfit);
-    e_jmp(e, t->leave);
-}
-
-void tr_cold_code(struct translation *tr)
-{
-    struct emit *e = &tr->e;
-    struct bt *t = tr->t;
-    for (unsigned n = 0; n < tr->nr_cold; n++) {
-        struct cold *c = &tr->cold[n];
-        e_patch(e, c->from, e->at);
-        if (c->kind == COLD_SIDE) {
-            tr_side_code(tr, c);
-            continue;
-        }
-        if (c->kind == COLD_RETURN) {
-            tr_return_code(tr, c);
-            continue;
-        }
-        if (c->kind == COLD_MISS && c->slot)
-            e_l1(e, 0x2b, SCRATCH, c->slot);        /* sub r14, negated: the linear address again */
-        if (c->kind == COLD_LINK) {
-            struct bt_exit *x = &t->exits[c->exit];
-            x->kind = EXIT_LINK;
-            x->patch = t->nr_links;
-            e_jmp_gs(e, GS(link) + 8 * t->nr_links);
-            t->link_exit[t->nr_links] = e->at;
-            t->link[t->nr_links] = bt_host_address(t, e->at);
-            t->nr_links++;
-        }
-        if (c->restore_rcx)
-            e_mov(e, R_CX, SCRATCH2);
-        if (c->flags.kind != FLAGS_ONLY_HERE) {
-            flags_emit(e, &c->flags);
-            if (c->constant)
-                e_lea(e, true, SCRATCH, -1, c->index, c->scale, c->disp);
-            else if (c->direct)
-                e_lea(e, true, SCRATCH, c->base, NO_INDEX, 0, c->disp);
-            if (c->kind == COLD_WIDE_SPAN)
-                e_place(e, c->of, c->disp);
-            if (c->kind == COLD_ACCESS || c->kind == COLD_SPAN || c->kind == COLD_WIDE_SPAN)
-                e_mov(e, SCRATCH2, R_CX);
-        }
-        e_store_imm32(e, GS(exit), c->exit);
-        if (c->kind == COLD_SPAN) {
-            span_code(tr, c);
-        } else if (c->kind == COLD_WIDE_SPAN) {
-            wide_span_code(tr, c);
-        } else if (c->kind == COLD_ACCESS) {
-            e_call(e, t->l1_code[tr->set][c->write][c->aligned ? 16 : c->size - 1]);
-            e_store(e, R_CX, c->slot);
-            e_store(e, SCRATCH2, c->slot + 8);
-            if (c->direct) {
-                e_lea(e, true, R_CX, R_CX, SCRATCH, 0, c->bias - c->disp);
-                e_mov(e, SCRATCH, SCRATCH2);
-                e_mov(e, SCRATCH2, R_CX);
-            } else {
-                e_lea(e, true, SCRATCH, SCRATCH, SCRATCH2, 0, 0);
-            }
-            e_load(e, R_CX, GS(tmp));
-            e_jmp(e, c->back);
-        } else {
-            e_jmp(e, c->switches_level ? t->switch_level : t->leave);
-        }
-    }
 }
 
 #endif

@@ -202,24 +202,6 @@ static bool look_up_page(struct bt *t, const struct bt_exit *x)
     return false;
 }
 
-/* The guest's instruction at rip, which is that of exit n; decoded once. NULL: not to be had. */
-static const struct x86_insn *insn_of(struct bt *t, u32 n)
-{
-    struct bt_exit *x = &t->exits[n];
-    const struct bt_block *b = &t->block[x->block];
-    u32 k = x->insn;
-    if (likely(t->insn_exit[k] == n))
-        return &t->insns[k];
-    k = t->nr_insns++ % NR_INSNS;
-    t->insn_exit[k] = 0;
-    int left = b->low + b->bytes - x->off;
-    if (left <= 0 || x86_decode(&t->insns[k], b->host + x->off, left < 15 ? (unsigned)left : 15, context_mode(b->context), t->features) <= 0)
-        return NULL;
-    x86_restrict(&t->insns[k], false, b->context & CTX_CPL ? 3 : 0);
-    t->insn_exit[k] = n, x->insn = k;
-    return &t->insns[k];
-}
-
 /* As x86_run_one, without fetching. */
 static void execute(struct x86_cpu *c, const struct x86_insn *i)
 {
@@ -250,7 +232,7 @@ static u64 step(struct bt *t, u32 n)
     struct x86_cpu *c = t->cpu;
     const struct bt_exit *x = &t->exits[n];
     const struct bt_block *b = &t->block[x->block];
-    const struct x86_insn *i = insn_of(t, n);
+    const struct x86_insn *i = bt_exit_insn(t, n);
     u64 rip = c->r[X86_RIP], flushes = t->stats.flushes, forgotten = t->forgotten, lin = t->lin;
     do {
         if (likely(i != NULL))

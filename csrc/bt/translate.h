@@ -215,6 +215,13 @@ void tr_access_at(struct translation *tr, unsigned base, s32 disp, bool write);
 static inline void carry_end(struct translation *tr) { tr->carry.on = tr->slid = false; }
 /* The instruction number n of those from tr->i on, which have not been emitted, will find its page tested. */
 bool tr_is_known(const struct translation *tr, const struct x86_insn *i, const struct near *near, unsigned n);
+/* Parts of the sequences, for stubs: op reg, [gs:r15 + disp], reg r14 or r15; jumps if r15 is no place for a span of `room` bytes; r14 := a
+ * place + disp. */
+void tr_l1(struct emit *e, u8 op, unsigned reg, u32 disp);
+u32 tr_unless_fits(struct emit *e, unsigned room, bool whole);
+void tr_place(struct emit *e, struct place of, s32 disp);
+
+/* ---- cold.c ---- */
 void tr_cold_code(struct translation *tr);      /* all that is in tr->cold, also what is added meanwhile */
 
 /* ---- flags.c ---- */
