@@ -117,6 +117,8 @@ def test_every_host_byte_is_shown_once(steps: list[Step]) -> None:
             at += len(line.code)
         assert at == block.code_len
         assert set(block.stubs) <= {line.at for line in block.cold}
+        if block.invalid and not block.kept:            # what is left behind the jump that its entry became is no instruction
+            assert block.before[-1].text == "(overwritten)" and block.before[-2].text.startswith("jmp")
 
 
 def test_the_guests_own_instruction_is_marked(steps: list[Step]) -> None:

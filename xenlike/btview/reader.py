@@ -86,7 +86,7 @@ class _Reader:
         host = self._bytes(lib.xl_bt_code, row.code, row.code_len)
         ways = self._ways(row)
         edges = [m.code - row.code for m in maps[0:count]]
-        lines = self._lines(host, row, {way.number: way for way in ways})
+        lines = self._lines(host, row, {way.number: way for way in ways}, edges[0] if row.invalid else 0)
         cold_at = _cold_start(lines, edges[-1])
         stubs = _stubs(lines, cold_at, {way.number: way for way in ways})
         lines = [replace(n, note=f"{stubs[n.target].kind}: {stubs[n.target].brief}" if stubs[n.target].kind in _NOTED else "")
@@ -167,9 +167,13 @@ class _Reader:
 
     # ---- host code ---------------------------------------------------------------------------------------------------
 
-    def _lines(self, host: bytes, row: Any, ways: dict[int, Way]) -> list[Line]:
+    def _lines(self, host: bytes, row: Any, ways: dict[int, Way], entry: int) -> list[Line]:
+        """``entry``: of the bytes before it the first have become a jump elsewhere; the rest is of no instruction."""
         lines, at = [], 0
         while at < len(host):
+            if at < entry and lines and lines[-1].text.startswith("jmp"):
+                lines.append(Line(at, host[at:entry], "(overwritten)"))
+                at = entry
             i = next(self._md.disasm(host[at:at + _MAX_LINE], row.code + at), None)
             if i is None:
                 lines.append(Line(at, host[at:at + 1], f".byte {host[at]:#04x}"))
