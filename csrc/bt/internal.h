@@ -32,8 +32,7 @@ enum { GUEST_SP = R_13, SCRATCH = R_14, SCRATCH2 = R_15 };
 
 enum {
     BT_MAX_BLOCK = 64, LEFT_BIAS = BT_MAX_BLOCK,
-    HOT = 8, TRIES = 3,                 /* rounds of a loop before it is watched; how often at most */
-    WATCHED = 512,                      /* instructions for which it is, at most */
+    HOT = 64, SEEN = 8, TRIES = 2,      /* rounds of a loop before it is watched; for which it is; how often at most */
     PATH = 8,                           /* branches of a block that are followed as taken */
     RARE = 8192,                        /* instructions between two misfits that are borne */
     VOTES = 16,                         /* fills by which an addend must be ahead to become bt->slide */

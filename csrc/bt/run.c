@@ -330,11 +330,11 @@ static u64 miss(struct bt *t, u32 n)
 static bool watch(struct bt *t, struct loop_path *path)
 {
     struct x86_cpu *c = t->cpu;
-    enum { SEEN = 32 };
-    struct { s64 off; int taken; } seen[SEEN];
+    enum { BRANCHES = 32 };
+    struct { s64 off; int taken; } seen[BRANCHES];
     u64 head = c->r[X86_RIP];
     unsigned nr = 0, k, rounds = 0;
-    for (unsigned n = 0; n < WATCHED && rounds < HOT; n++) {
+    for (unsigned n = 0; n < BT_MAX_BLOCK * (rounds + 1) && rounds < SEEN; n++) {        /* none longer than a block can be */
         u64 rip = c->r[X86_RIP];
         x86_run_one(c);
         t->stats.interpreted++;
@@ -346,7 +346,7 @@ static bool watch(struct bt *t, struct loop_path *path)
             continue;
         for (k = 0; k < nr && seen[k].off != (s64)(rip - head); k++)
             ;
-        if (k == nr && nr < SEEN)
+        if (k == nr && nr < BRANCHES)
             seen[nr++].off = (s64)(rip - head), seen[k].taken = 0;
         if (k < nr)
             seen[k].taken += c->r[X86_RIP] == rip + c->insn->len ? -1 : 1;
@@ -354,7 +354,7 @@ static bool watch(struct bt *t, struct loop_path *path)
     for (k = 0, path->nr = 0; k < nr && path->nr < PATH; k++)
         if (seen[k].taken > 0)
             path->taken[path->nr++] = (s16)seen[k].off;
-    return rounds == HOT;
+    return rounds == SEEN;
 }
 
 /* Block b, at rip, is a loop's head. Another takes its place that goes the way that the loop mostly goes. */

@@ -95,7 +95,7 @@ def test_a_load_before_a_branch_to_a_store_makes_no_page_dirty() -> None:
 
 def loop(body: str) -> tuple[object, Code, int]:
     """The machine, its translations, and the number of the last block with such a test."""
-    m = machine("bt", f"mov ebp, 40; mov ecx, 0x1234; top: {body}; dec ebp; jnz top; hlt", 0)
+    m = machine("bt", f"mov ebp, 400; mov ecx, 0x1234; top: {body}; dec ebp; jnz top; hlt", 0)
     m.run(10_000)
     code = Code(m)
     blocks = [n for n in code.blocks() if any(i.mnemonic == "cmp" and code.names(i).startswith("slid.") for i in code.instructions(n))]
