@@ -25,6 +25,7 @@ import c_images  # noqa: E402
 from harness import Case, Size  # noqa: E402
 
 from xenlike import Host  # noqa: E402
+from xenlike.engine import ffi, lib  # noqa: E402
 
 PATIENCE = 120.0
 
@@ -130,7 +131,7 @@ def cases(stack: ExitStack, size: Size) -> list[Case]:
         Case("xenlike run of a C guest, to its first line", "ms", first_line(
             [sys.executable, "-m", "xenlike", "run", "-q", str(config)], b"hello from domain 1\n", folder), 300),
         Case("interpreter, all kernels in a C guest", "M insns/s", kernels(work, "interp", size), bench_x86.GOAL, runs=5),
-        Case("translator, all kernels in a C guest", "M insns/s", kernels(work, "bt", size)),
+        *([Case("translator, all kernels in a C guest", "M insns/s", kernels(work, "bt", size))] if lib.xl_bt_unavailable() == ffi.NULL else []),
         Case("create a C guest (16 MiB)", "ms", create(host, hello, each), 5, digits=2),
         Case("create, first line, destroy a C guest", "ms", come_and_go(host, hello, each), digits=2),
         Case("event round trip of two C guests, one pCPU", "ns", round_trip(pingpong, 1), digits=0),
