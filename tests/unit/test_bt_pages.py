@@ -52,12 +52,14 @@ def walk(bound: str, operand: str) -> str:
 @pytest.mark.parametrize("operand", OPERANDS)
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_a_table_by_a_bounded_index(bound: str, operand: str, options: int) -> None:
+    """An element would be read from elsewhere: the page's test says nothing of the register that it was not made with."""
     same(walk(bound, operand.format(at=TABLE)), options)
 
 
 @pytest.mark.parametrize("operand", OPERANDS)
 @pytest.mark.parametrize("bound", LOOSE)
 def test_a_table_by_an_index_that_is_not_bounded(bound: str, operand: str) -> None:
+    """A bound would be believed in that does not hold: the access leaves the page, and the guest's memory."""
     same(walk(f"{bound}; cmp rdx, rsi", operand.format(at=TABLE)), VERIFY, deliver=True, r15=CODE)     # flags of the bound may be undefined
 
 
@@ -70,7 +72,8 @@ def test_a_table_by_an_index_that_is_not_bounded(bound: str, operand: str) -> No
                                     "shl ecx, 3; and ecx, 0x78; movaps xmm0, [rcx + {at}]", "mov edx, [{end} - 3]", "mov edx, [{end} - 4]",
                                     "and ecx, 3; shl ecx, 2; and ecx, 12; mov edx, [rcx + {end} - 16]", "and ecx, 3; shl ecx, 2; and ecx, 12; mov edx, [rcx + {end} - 15]"])
 def test_a_variable_in_any_page(access: str, rights: int, where: Callable[[int], int], options: int) -> None:
-    """Flags of an addition, and of what makes the index, are what a fault shows; AF behind a shift is undefined, so none comes last."""
+    """A fault would show other flags, come at another access, or be missed; a page would become dirty that nothing was stored into. AF behind a shift is
+    undefined, so none comes last."""
     source = f"""
         mov ebp, 30
         lea r15, [rip + next]
@@ -89,6 +92,7 @@ def test_a_variable_in_any_page(access: str, rights: int, where: Callable[[int],
 
 
 def test_a_load_before_a_branch_to_a_store_makes_no_page_dirty() -> None:
+    """The load's page would be tested for a store that never comes."""
     for m in same(f"mov ebp, 20; top: mov rax, [{TABLE}]; cmp rax, rax; je 1f; mov [{TABLE}], rax; 1: dec ebp; jnz top; hlt"):
         assert m.word(PAGE_TABLE + 8 * (TABLE // 0x1000)) & (ACCESSED | DIRTY) == ACCESSED
 
@@ -106,7 +110,7 @@ BODY = f"mov ecx, ebp; and ecx, 0xff; add rdx, [rcx * 8 + {TABLE}]; mov rax, [{T
 
 
 def test_one_test_serves_a_page() -> None:
-    """The loop is unrolled, and all that it reads is in one page."""
+    """Each round would test anew: the loop is unrolled, and all that it reads is in one page."""
     _, code, n = loop(BODY)
     assert code.row(n).nr > 20 and code.why(n) is None
     assert sum(code.names(i).startswith("slid.") and i.mnemonic in ("cmp", "add") for i in code.instructions(n)) == 1
@@ -122,6 +126,7 @@ DEFECTS = {
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_the_verifier_sees_a_wrong_test(defect: str) -> None:
+    """A defect of this emitter would pass: these are not among the program's of test_bt_verify.py."""
     _, code, n = loop(BODY)
     listing = code.instructions(n)
     k = next(k for k, i in enumerate(listing) if i.mnemonic == "cmp" and code.names(i).startswith("slid."))
@@ -133,7 +138,7 @@ def test_the_verifier_sees_a_wrong_test(defect: str) -> None:
 
 @pytest.mark.parametrize("by", [0x800, -0x20, 0x1000])
 def test_the_verifier_sees_an_access_beyond_the_page(by: int) -> None:
-    """The displacement of a table's operand is wrong, or the table is beyond its page."""
+    """An operand with a wrong displacement, or of a table that is not all in the page, would pass."""
     _, code, n = loop(BODY)
     i = next(i for i in code.instructions(n) if "r14 + rcx*8" in i.op_str)
     at = i.bytes.index((TABLE & 0xffffffff).to_bytes(4, "little"))

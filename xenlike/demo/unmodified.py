@@ -6,7 +6,6 @@ same code computes as a Linux program.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import time
