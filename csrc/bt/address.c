@@ -173,6 +173,7 @@ void bt_tlb_fill(struct bt *t, unsigned set, bool write, u64 lin, u8 *page)
     t->l1_negated[set][write][n] = -va;
     t->l1_addend[set][write][n] = (u64)page - va;
     vote(t, set, (u64)page - va);
+    t->region[set][bt_region_of(va)] = (struct bt_region){ va >> REGION_SHIFT, (u64)page - va };
     t->l1_slid[set][write][n] = (u64)page - va == t->slide[set] ? -va : no_page(t, n);
     t->l1_host[set][write][n] = (u64)page;
     t->tlb_used[set] = true;

@@ -39,6 +39,7 @@ enum {
     CACHE_BYTES = 8 << 20, CACHE_SLACK = 32 << 10,      /* the largest block fits into the slack */
     NR_BLOCKS = 1 << 15, NR_EXITS = 1 << 18, HASH = 1 << 13,
     L0 = 128, L1 = 16384 /* as much memory as is used */, JUMPS = 2048, LINKS = 8192, CODE_PAGES = 4096, PAGE_HASH = 1024,
+    REGIONS = 256, REGION_SHIFT = 16,
     NR_INSNS = 1 << 12, FILLED = 8192, CODE_PAGE_BITS = 4096,
     SLICE = 1 << 16,                    /* instructions after which attention is looked at */
 };
@@ -119,6 +120,7 @@ enum bt_mask {
     NR_MASKS = MASK_POPF_TAKE + 2,
 };
 
+struct bt_region { u64 number, addend; };       /* va >> REGION_SHIFT; the addend that a page there had when last one was filled in */
 struct bt_entry { u64 negated, addend; };       /* -(linear page); host address - linear address */
 
 struct bt {
@@ -160,6 +162,7 @@ struct bt {
     u64 forgotten;              /* how often something was, or slide has changed: what a block under way knows of pages may be wrong */
     u64 candidate[2];           /* for slide: fills of pages with this addend less those with others, as far as above 0, are */
     u32 votes[2];               /* so many */
+    struct bt_region region[2][REGIONS];
     u64 code_pages[CODE_PAGE_BITS / 64];        /* by a hash: pages of addresses that jumps or links lead to */
     u16 jump_context[2];
     bool tlb_used[2];
@@ -203,6 +206,7 @@ bool bt_cache_create(struct bt *t);
 void bt_cache_destroy(struct bt *t);
 void bt_cache_patch(struct bt *t, u32 at, u32 target);         /* the rel32 at `at` */
 u32 bt_cache_target(const struct bt *t, u32 at);                /* where it leads */
+static inline unsigned bt_region_of(u64 va) { return (unsigned)((va >> REGION_SHIFT ^ va >> 30) % REGIONS); }
 static inline u64 bt_host_address(const struct bt *t, u32 off) { return (u64)t->rx + off; }
 
 /* ---- block.c ----------------------------------------------------------------------------------------------------- */

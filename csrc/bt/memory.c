@@ -86,8 +86,12 @@ static bool expects_slide_at(const struct translation *tr, bool known, u64 va)
         u64 tag = tlb_tag(t->cpu->tlb, va);
         if (e->read_tag == tag || e->write_tag == tag)
             return (u64)e->page - (va & ~(u64)(PAGE_SIZE - 1)) == t->slide[tr->set];
+        const struct bt_region *r = &t->region[tr->set][bt_region_of(va)];
+        if (r->number == va >> REGION_SHIFT)
+            return r->addend == t->slide[tr->set];
     }
-    return t->votes[tr->set] >= 2 || !t->slide[tr->set];      /* the first page that is filled in decides */
+    bool leads = t->candidate[tr->set] == t->slide[tr->set] && t->votes[tr->set] >= 2;
+    return leads || !t->slide[tr->set];         /* the first page that is filled in decides */
 }
 
 /* r15, which has a linear address, := the place of its page in a side of L1. */

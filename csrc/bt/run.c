@@ -302,7 +302,7 @@ static u64 misfit(struct bt *t, u32 n)
     if (block->misfit && c->retired - block->misfit_at < RARE)
         replace(t, b, block->unrolled ? &block->path : NULL, block->apart == SPANS ? PLAIN_SPANS : APART);
     block->misfit = true, block->misfit_at = c->retired;
-    return interpret_some(t, BT_MAX_BLOCK);
+    return interpret_some(t, t->options & BT_NO_CHAIN ? BT_MAX_BLOCK / 4 /* where blocks begin is not known then */ : BT_MAX_BLOCK);
 }
 
 /* An access that L1 does not have. Looking a page up may grant a right to write that another CPU's store has set free, by taking the page's claims away: what
