@@ -46,7 +46,7 @@ struct start { struct x86_cpu cpu; int vector; };
 static void restart(struct x86_bare *b, const struct start *s, const u8 *ram, struct bt *bt)
 {
     memcpy(b->ram, ram, BARE_FUZZ_RAM);
-    memset(b->nowhere, 0xff, 2 * PAGE_SIZE);
+    memset(b->nowhere, 0xff, PAGE_SIZE);
     b->cpu = s->cpu;
     b->cpu.bt = bt;
     b->vector = s->vector;

@@ -18,7 +18,7 @@ static inline struct x86_bare *bare_of(struct x86_cpu *c) { return container_of(
 static u8 *bare_phys(struct x86_cpu *c, u64 pa, bool write)
 {
     struct x86_bare *b = bare_of(c);
-    return pa < b->size ? b->ram + pa : b->nowhere + (write ? PAGE_SIZE : 0);
+    return pa < b->size ? b->ram + pa : b->nowhere;
 }
 
 static u8 *region_page(struct x86_bare *b, u64 va, unsigned access, struct x86_fault *f)
@@ -153,14 +153,14 @@ struct x86_bare *xl_bare_create(u64 size)
         return NULL;
     memset(b, 0, sizeof *b);
     b->ram = aligned_alloc(PAGE_SIZE, size);
-    b->nowhere = aligned_alloc(PAGE_SIZE, 2 * PAGE_SIZE);
+    b->nowhere = aligned_alloc(PAGE_SIZE, PAGE_SIZE);
     b->icache_memory = calloc(1, icache_size + 64);     /* megabytes that the system zeroes when they are touched */
     if (!b->ram || !b->nowhere || !b->icache_memory) {
         xl_bare_destroy(b);
         return NULL;
     }
     memset(b->ram, 0, size);
-    memset(b->nowhere, 0xff, 2 * PAGE_SIZE);
+    memset(b->nowhere, 0xff, PAGE_SIZE);
     b->icache = (struct icache *)ALIGN_UP((u64)b->icache_memory, 64);
     b->size = size;
     b->vector = -1;

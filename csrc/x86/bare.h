@@ -87,7 +87,7 @@ struct x86_bare {
     struct tlb tlb;
     u8 *ram;
     u64 size;
-    u8 *nowhere;                /* two pages: all ones for loads, and where stores are lost */
+    u8 *nowhere;                /* a page that is all there is beyond RAM, ones at first: one, as a TLB entry has one address for loads and stores */
     struct icache *icache;
     void *icache_memory;
     unsigned options;

@@ -238,7 +238,7 @@ void bare_fuzz_make(struct x86_bare *b, u64 seed)
     static const u8 MODES[] = { 16, 32, 32, 64, 64, 64 };
     unsigned bits = MODES[below(&r, sizeof MODES)];
     memset(b->ram, 0, RAM);
-    memset(b->nowhere, 0xff, 2 * PAGE_SIZE);
+    memset(b->nowhere, 0xff, PAGE_SIZE);
     b->cpu.features = x86_features_supported();
     xl_bare_setup(b, bits, bits == 16 ? 0 : chance(&r, 50) * 3);
     for (u64 pa = 0x4000; pa < 0x9000; pa += 8)
@@ -298,7 +298,7 @@ const char *bare_fuzz_broken(const struct x86_bare *b)
         const struct tlb_entry *e = &b->tlb.e[n / TLB_ENTRIES][n % TLB_ENTRIES];
         u64 generation = b->tlb.generation;
         if (e->read_tag % PAGE_SIZE == generation && (e->page < b->ram || e->page >= b->ram + b->size) &&
-            e->page != b->nowhere && e->page != b->nowhere + PAGE_SIZE)
+            e->page != b->nowhere)
             return "a TLB entry leads out of the machine";
     }
     return NULL;
@@ -322,7 +322,7 @@ u64 xl_bare_fuzz(u64 seed, u64 machines, u8 *ram, char *report, u64 size)
         for (unsigned way = 0; way < 3 && !report[0]; way++) {
             if (way) {
                 memcpy(b->ram, first_ram, RAM);
-                memset(b->nowhere, 0xff, 2 * PAGE_SIZE);
+                memset(b->nowhere, 0xff, PAGE_SIZE);
                 b->cpu = start;
                 b->vector = vector;
                 x86_tlb_flush(&b->cpu);
