@@ -80,11 +80,7 @@ void tr_cold_code(struct translation *tr)
             e_mov(e, R_CX, SCRATCH2);
         if (c->flags.kind != FLAGS_ONLY_HERE) {
             flags_emit(e, &c->flags);
-            if (c->constant)
-                e_lea(e, true, SCRATCH, -1, c->index, c->scale, c->disp);
-            else if (c->direct)
-                e_lea(e, true, SCRATCH, c->base, NO_INDEX, 0, c->disp);
-            if (c->kind == COLD_WIDE_SPAN)
+            if (c->direct)
                 tr_place(e, c->of, c->disp);
             if (c->kind == COLD_ACCESS || c->kind == COLD_SPAN || c->kind == COLD_WIDE_SPAN)
                 e_mov(e, SCRATCH2, R_CX);

@@ -33,6 +33,9 @@ void tr_address(struct translation *tr, bool segment)
     }
 }
 
+static unsigned hashed_slot(u64 h) { return SLOT_STACK + 4 + (unsigned)((h ^ h >> 7) % (L0 - 4)); }
+static unsigned slot_of_page(u64 va) { return hashed_slot(va >> PAGE_SHIFT); }
+
 /* L0 entry for the instruction's memory operand. */
 static unsigned slot_of(const struct translation *tr)
 {
@@ -41,10 +44,8 @@ static unsigned slot_of(const struct translation *tr)
     if (i->base == X86_RSP && i->index == X86_ZERO && (u64)i->disp < PAGE_SIZE)
         return SLOT_STACK + (unsigned)(i->disp >> 7) % 4;
     if (i->base == X86_RIP)
-        h = (tr->va + tr->off + (u64)i->disp) >> PAGE_SHIFT;
-    else
-        h = h * 31 + i->base * 5 + i->index * 3 + (tr->va + tr->off) / 32 * 7;
-    return SLOT_STACK + 4 + (unsigned)((h ^ h >> 7) % (L0 - 4));
+        return slot_of_page(tr->va + tr->off + (u64)i->disp);
+    return hashed_slot(h * 31 + i->base * 5 + i->index * 3 + (tr->va + tr->off) / 32 * 7);
 }
 
 /* Jumps if reg, a distance from a page's beginning, is above `last`; aligned: if it is above a page or no multiple of 16. */
@@ -223,7 +224,7 @@ static void open_span(struct translation *tr, unsigned base, s32 disp, unsigned 
     struct cold *c = cold_access(tr, COLD_SPAN, tr_unless_fits(e, room, s->whole), size, s->write, aligned, s->write && !write, at);
     tr->t->exits[c->exit].opens = true;
     c->misfit = tr_exit(tr, EXIT_MISFIT, 0);
-    c->direct = true, c->base = (u8)host, c->disp = disp, c->bias = s->low, c->room = room, c->whole = s->whole;
+    c->direct = true, c->of = s->of, c->disp = disp, c->bias = s->low, c->room = room, c->whole = s->whole;
     tr->lost = true;
     tr->carry.on = false;
     load_slide(tr);
@@ -266,7 +267,7 @@ static bool access_fixed(struct translation *tr, unsigned size, bool write, bool
 {
     struct emit *e = &tr->e;
     const struct x86_insn *i = tr->i;
-    u64 page = tr->here->page, h = page >> PAGE_SHIFT;
+    u64 page = tr->here->page;
     if (!tr->here->fixed)
         return false;
     bool known = is_fixed(tr, page, write);
@@ -284,14 +285,13 @@ static bool access_fixed(struct translation *tr, unsigned size, bool write, bool
         return true;
     }
     bool store = write || (will_store(tr, page) && expects_stores(tr, page));
-    u32 at = GS(slid) + ((tr->set * 2 + store) * L0 + SLOT_STACK + 4 + (u32)((h ^ h >> 7) % (L0 - 4))) * 8;
+    u32 at = GS(slid) + ((tr->set * 2 + store) * L0 + slot_of_page(page)) * 8;
     e_bytes(e, (const u8[]){ 0x65, 0x48, 0x81, 0x3c, 0x25 }, 5), e32(e, at), e32(e, -(u32)page);        /* cmp qword [negated], -page */
     struct cold *c = cold_access(tr, COLD_SPAN, e_jcc_later(e, 5), size, store, aligned, store && !write, at);
     tr->t->exits[c->exit].opens = true;
     c->misfit = tr_exit(tr, EXIT_MISFIT, 0);
     c->fixed = true, c->bias = (s32)page;
-    c->direct = true, c->base = (u8)tr->operand.base, c->disp = tr->operand.disp;
-    c->constant = tr->operand.constant, c->index = tr->operand.index, c->scale = tr->operand.scale;
+    c->direct = true, c->of = (struct place){ tr->operand.constant ? X86_ZERO : i->base, i->index, i->scale }, c->disp = tr->operand.disp;
     tr->lost = true;
     tr->carry.on = false;
     load_slide(tr);
@@ -361,14 +361,15 @@ static void access_direct(struct translation *tr, unsigned base, s32 disp, unsig
     if (!near)
         e_load(e, SCRATCH, k->slot + 8);
     struct cold *c = cold_access(tr, COLD_ACCESS, from, size, k->write, aligned, k->write && !write, k->slot);
-    c->direct = true, c->base = (u8)host, c->disp = disp, c->bias = k->bias;
+    c->direct = true, c->of = place_of(base), c->disp = disp, c->bias = k->bias;
     tr->lost = true;
 }
 
 /* r14 := linear address of a place + disp; no flag changes. */
 void tr_place(struct emit *e, struct place of, s32 disp)
 {
-    e_lea(e, true, SCRATCH, of.base == X86_ZERO ? -1 : of.base == R_SP ? GUEST_SP : of.base, of.index, of.scale, disp);
+    e_lea(e, true, SCRATCH, of.base == X86_ZERO ? -1 : of.base == R_SP ? GUEST_SP : of.base, of.index == X86_ZERO ? NO_INDEX : of.index,
+          of.index == X86_ZERO ? 0 : of.scale, disp);
 }
 
 /* At a place that is no single register, if others behind it are near: then the first tests for all. False: by itself. */
@@ -405,7 +406,7 @@ static bool access_wide(struct translation *tr, struct place of, s32 disp, unsig
     struct cold *c = cold_access(tr, COLD_WIDE_SPAN, from, size, s.write, aligned, s.write && !write, 0);
     tr->t->exits[c->exit].opens = true;
     c->misfit = tr_exit(tr, EXIT_MISFIT, 0);
-    c->of = of, c->disp = disp;
+    c->direct = true, c->of = of, c->disp = disp;
     tr->lost = true;
     tr->operand = (struct operand){ .base = -1, .disp = disp - s.low };
     tr->wide[tr->next_wide++ % WIDE] = s;

@@ -275,16 +275,24 @@ static void replace(struct bt *t, u32 b, const struct loop_path *loop, enum bt_a
         bt_block_replace(t, b, new);
 }
 
+/* One instruction, and all brought up to date. False: there is something to look at. */
+static bool interpret_next(struct bt *t)
+{
+    x86_run_one(t->cpu);
+    t->stats.interpreted++;
+    if (must_look(t->cpu))
+        return false;
+    settle(t);
+    return true;
+}
+
 /* The interpreter goes on for n instructions, or to where a block is known to begin. Then on there. */
 static u64 interpret_some(struct bt *t, unsigned n)
 {
     struct x86_cpu *c = t->cpu;
     do {
-        x86_run_one(c);
-        t->stats.interpreted++;
-        if (must_look(c))
+        if (!interpret_next(t))
             return 0;
-        settle(t);
     } while (--n && !bt_jump_find(t, c->tlb_set, c->r[X86_RIP]));
     return next_block(t);
 }
@@ -336,11 +344,8 @@ static bool watch(struct bt *t, struct loop_path *path)
     unsigned nr = 0, k, rounds = 0;
     for (unsigned n = 0; n < BT_MAX_BLOCK * (rounds + 1) && rounds < SEEN; n++) {        /* none longer than a block can be */
         u64 rip = c->r[X86_RIP];
-        x86_run_one(c);
-        t->stats.interpreted++;
-        if (must_look(c))
+        if (!interpret_next(t))
             return false;
-        settle(t);
         rounds += c->r[X86_RIP] == head;
         if (!c->insn || x86_forms[c->insn->form].op != &x86_op_jcc || (rip ^ head) >> PAGE_SHIFT)
             continue;

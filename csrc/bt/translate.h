@@ -17,7 +17,7 @@ enum recipe_kind {
  * old: flag_a has what a was before an addition (of a b that is not known). */
 struct recipe { u8 kind, op, a, b; bool has_imm, a_saved, b_saved, old; u8 size; s32 imm; u32 regs; };
 
-/* A sum of guest registers (base, index below 13, or X86_ZERO): base + (index << scale). */
+/* A sum of guest registers (base, index below 13, or X86_ZERO, none): base + (index << scale). */
 struct place { u8 base, index, scale; };
 static inline struct place place_of(unsigned base) { return (struct place){ (u8)base, X86_ZERO, 0 }; }
 static inline bool is_plain_place(struct place p) { return p.index == X86_ZERO; }
@@ -34,15 +34,12 @@ struct cold {                   /* code that is rarely reached, behind the block
     bool switches_level;        /* EXIT: to the routine switch_level, not leave */
     u32 from;                   /* the rel32 that leads to it */
     u32 back;                   /* ACCESS, SPAN: where it goes on */
-    bool direct;                /* ACCESS: at [base + disp], for struct carry; SPAN unless constant: */
-    u8 base;                    /* host register */
-    struct place of;            /* WIDE_SPAN */
+    bool direct;                /* ACCESS, SPAN, WIDE_SPAN: at place of + disp; else at r14 */
+    struct place of;
     s32 disp, bias;             /* SPAN: its lowest displacement, */
     u16 room;                   /* and what follows that */
     bool whole;                 /* SPAN: it begins at a multiple of 16 */
-    bool fixed, constant;       /* SPAN: it is the page at bias; constant: the access is at [index << scale + disp] */
-    s8 index;
-    u8 scale;
+    bool fixed;                 /* SPAN: it is the page at bias */
     u32 slot;                   /* ACCESS, SPAN, MISS: offset in struct bt of its L0 entry, of L1's side (0: r14 is as it was). SIDE: instructions up to it */
     u64 target;                 /* SIDE: guest address */
     struct recipe flags;        /* FLAGS_ONLY_HERE: they are intact */
