@@ -10,7 +10,7 @@
 
 #define SAME(name) STATIC_ASSERT((int)XL_BT_##name == (int)BT_##name)
 SAME(ONE); SAME(NO_CHAIN); SAME(FLUSH); SAME(TINY_TLB); SAME(VERIFY); SAME(PROFILE); SAME(CLOCK);
-SAME(COPIED); SAME(REWRITTEN); SAME(INLINE); SAME(CALLED_OUT); SAME(ENDING); SAME(NAME);
+SAME(COPIED); SAME(REWRITTEN); SAME(INLINE); SAME(CALLED_OUT); SAME(ENDING); SAME(NAME); SAME(MAX_BLOCK);
 #undef SAME
 #define SAME(name) STATIC_ASSERT((int)XL_BT_EXIT_##name == (int)EXIT_##name)
 SAME(CHAIN); SAME(LINK); SAME(NEXT); SAME(MISS); SAME(STEP); SAME(BRANCH); SAME(TIME); SAME(MISFIT);
@@ -163,7 +163,7 @@ int xl_bt_plant_exit(struct bt *t, u32 n, const struct xl_bt_exit *x)
     if (!n || n >= t->nr_exits || x->kind > EXIT_MISFIT || x->block >= t->nr_blocks)
         return INVALID;
     t->exits[n] = (struct bt_exit){
-        .kind = (u8)x->kind, .k = (s8)x->k, .size = (u8)x->size, .write = (u8)x->write, .align = (u8)x->align, .block = x->block, .off = x->off,
+        .kind = (u8)x->kind, .k = (s16)x->k, .size = (u8)x->size, .write = (u8)x->write, .align = (u8)x->align, .block = x->block, .off = x->off,
         .target = x->target, .again = x->again, .behind = x->behind, .patch = x->patch,
         .early = x->early, .opens = x->opens, .slid = x->slid, .drops = x->drops, .shadow = x->shadow,
     };

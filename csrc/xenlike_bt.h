@@ -16,7 +16,7 @@ enum { XL_BT_ONE = 1, XL_BT_NO_CHAIN = 2, XL_BT_FLUSH = 4, XL_BT_TINY_TLB = 8, X
 enum { XL_BT_COPIED, XL_BT_REWRITTEN, XL_BT_INLINE, XL_BT_CALLED_OUT, XL_BT_ENDING };  /* what became of a guest instruction */
 enum { XL_BT_EXIT_CHAIN, XL_BT_EXIT_LINK, XL_BT_EXIT_NEXT, XL_BT_EXIT_MISS, XL_BT_EXIT_STEP, XL_BT_EXIT_BRANCH, XL_BT_EXIT_TIME,
        XL_BT_EXIT_MISFIT };
-enum { XL_BT_NAME = 48 };       /* bytes of a name, with its 0 */
+enum { XL_BT_NAME = 48, XL_BT_MAX_BLOCK = 160 };        /* bytes of a name, with its 0; instructions of a block, at most */
 
 /* The translator of a CPU, or NULL: it has none (interpreted; a vCPU that is not of machine code). */
 struct bt *xl_bt_of_bare(struct x86_bare *b);
@@ -52,7 +52,7 @@ struct xl_bt_block {
 int xl_bt_block(const struct bt *t, u32 n, struct xl_bt_block *out);
 
 struct xl_bt_map { u32 code; s32 off; u32 len, treatment; };    /* host code from here on is that of the guest instruction at off */
-/* Those of block n, in order; returns how many. At most `max` (64 suffices) are written. */
+/* Those of block n, in order; returns how many. At most `max` (XL_BT_MAX_BLOCK suffices) are written. */
 u32 xl_bt_maps(const struct bt *t, u32 n, struct xl_bt_map *out, u32 max);
 
 struct xl_bt_exit {

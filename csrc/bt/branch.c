@@ -32,7 +32,7 @@ void tr_leave_at(struct translation *tr, u32 from, enum bt_exit_kind kind, u64 t
 
 void tr_go_to(struct translation *tr, u32 from, u64 target)
 {
-    s8 k = tr->k;
+    s16 k = tr->k;
     tr->k = 0;                          /* everything has retired and been subtracted */
     if (tr->t->options & BT_NO_CHAIN) {
         tr_leave_at(tr, from, EXIT_NEXT, target);
@@ -49,9 +49,10 @@ void tr_go_to(struct translation *tr, u32 from, u64 target)
 void tr_take_time(struct translation *tr, unsigned n)
 {
     struct emit *e = &tr->e;
-    tr->k -= (s8)n;
+    tr->k -= (s16)n;
     if (flags_may_go(tr)) {
-        e8(e, 0x65), e8(e, 0x48), e8(e, 0x83), e8(e, 0x2c), e8(e, 0x25), e32(e, GS(left)), e8(e, (u8)n);        /* sub [left], n */
+        e8(e, 0x65), e8(e, 0x48), e8(e, n < 128 ? 0x83 : 0x81), e8(e, 0x2c), e8(e, 0x25), e32(e, GS(left));     /* sub [left], n */
+        n < 128 ? e8(e, (u8)n) : e32(e, n);
         tr->lost = true;
         u32 late = e_jcc_later(e, 8);                                   /* js */
         tr_cold(tr, COLD_EXIT, late, tr_exit(tr, EXIT_TIME, 0))->flags = tr->flags;
@@ -77,7 +78,7 @@ void tr_side_code(struct translation *tr, const struct cold *c)
     unsigned n = c->slot;
     tr->flags = c->flags, tr->lost = tr->keep = tr->shadow = false;
     tr->off = (s32)(target - tr->va);   /* where a lack of time is noticed: behind the branch */
-    tr->k = (s8)n;
+    tr->k = (s16)n;
     tr_take_time(tr, n);
     flags_restore(tr);
     tr_go_to(tr, e_jmp_later(&tr->e), target);

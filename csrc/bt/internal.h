@@ -31,12 +31,13 @@ enum { R_AX, R_CX, R_DX, R_BX, R_SP, R_BP, R_SI, R_DI, R_8, R_9, R_10, R_11, R_1
 enum { GUEST_SP = R_13, SCRATCH = R_14, SCRATCH2 = R_15 };
 
 enum {
-    BT_MAX_BLOCK = 64, LEFT_BIAS = BT_MAX_BLOCK,
+    BT_STRAIGHT = 64, BT_MAX_BLOCK = 160,       /* instructions of a block, of an unrolled loop, at most */
+    LEFT_BIAS = BT_MAX_BLOCK,
     HOT = 64, SEEN = 8, TRIES = 2,      /* rounds of a loop before it is watched; for which it is; how often at most */
     PATH = 8,                           /* branches of a block that are followed as taken */
     RARE = 8192,                        /* instructions between two misfits that are borne */
     VOTES = 16,                         /* fills by which an addend must be ahead to become bt->slide */
-    CACHE_BYTES = 8 << 20, CACHE_SLACK = 32 << 10,      /* the largest block fits into the slack */
+    CACHE_BYTES = 8 << 20, CACHE_SLACK = 80 << 10,      /* the largest block fits into the slack */
     NR_BLOCKS = 1 << 15, NR_EXITS = 1 << 18, HASH = 1 << 13,
     L0 = 128, L1 = 16384 /* as much memory as is used */, JUMPS = 2048, LINKS = 8192, CODE_PAGES = 4096, PAGE_HASH = 1024,
     REGIONS = 256, REGION_SHIFT = 16,
@@ -60,7 +61,7 @@ enum bt_exit_kind {
 
 struct bt_exit {
     u8 kind;
-    s8 k;                       /* instructions of the block that have retired, less those that were subtracted from left */
+    s16 k;                      /* instructions of the block that have retired, less those that were subtracted from left */
     u8 size, write;             /* MISS: bytes. BRANCH to switch_level: 1: sysret */
     u8 align;                   /* MISS: it must be aligned */
     bool early;                 /* MISS: it only loads; the lookup is for a store behind it */

@@ -34,13 +34,24 @@ static bool is_taken(const struct loop_path *loop, s64 off)
     return false;
 }
 
+/* How many instructions of a loop of so many make a block: a number of rounds that often divides how many there are, so that the loop is left where its
+ * block ends; and enough of them that what the block does once, at its head, is little. */
+static unsigned unrolled(unsigned once)
+{
+    enum { ENOUGH = 8 };
+    unsigned n = once;
+    while (2 * n <= (n < ENOUGH * once ? BT_MAX_BLOCK : BT_STRAIGHT))
+        n *= 2;
+    return n;
+}
+
 /* Up to a branch that leads nobody knows where. Followed are conditional branches, as not taken, unless the path of the loop says otherwise or they close one;
  * jumps to what is near; and the branch that closes the loop around the whole block, for as often as there is room. */
 void route_decode(const struct bt *t, const u8 *page, u64 va, u16 context, const struct loop_path *loop, struct route *p)
 {
     unsigned mode = context_mode(context);
     int first = (int)(va % PAGE_SIZE), at = 0, from = -first, end = PAGE_SIZE - first;
-    unsigned max = t->options & BT_ONE ? 1 : BT_MAX_BLOCK, once = 0;
+    unsigned max = t->options & BT_ONE ? 1 : BT_STRAIGHT, once = 0;
     p->nr = 0, p->low = p->high = 0;
     while (p->nr < max) {
         int left = end - at;
@@ -62,7 +73,8 @@ void route_decode(const struct bt *t, const u8 *page, u64 va, u16 context, const
         if (mode == 32 && i->size != 4)
             break;                      /* cuts the address to 16 bits */
         if ((rule == JCC || jump) && !to && loop) {
-            once = once ? once : p->nr;
+            if (!once)
+                once = p->nr, max = t->options & BT_ONE ? 1 : unrolled(once);
             if (p->nr + once > max)
                 break;
             at = 0;

@@ -164,7 +164,7 @@ static void emit_block(struct translation *tr, const struct route *route, const 
         struct bt_map *m = &t->maps[t->nr_maps++];
         tr->off = route->off[n];
         tr->rest = &insns[n + 1], tr->rest_near = &tr->near[n + 1], tr->nr_rest = nr - n - 1;
-        tr->i = &insns[n], tr->bytes = copy + (int)(tr->va % PAGE_SIZE) + tr->off, tr->k = (s8)n, tr->again = e->at;
+        tr->i = &insns[n], tr->bytes = copy + (int)(tr->va % PAGE_SIZE) + tr->off, tr->k = (s16)n, tr->again = e->at;
         m->code = e->at, m->off = (s16)tr->off, m->len = insns[n].len;
         tr->last = n + 1 == nr;
         tr->here = &tr->near[n];
@@ -203,7 +203,7 @@ static void emit_block(struct translation *tr, const struct route *route, const 
     }
     tr->off = route->off[nr];
     if (!ended) {
-        tr->k = (s8)nr;
+        tr->k = (s16)nr;
         tr->shadow = false;
         tr_take_time(tr, nr);
         flags_restore(tr);
@@ -235,10 +235,10 @@ u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, const struct
         return 0;
 
     u32 b = t->nr_blocks++;
-    struct translation tr = {
-        .e = { t, t->rw + t->used, t->used }, .t = t, .b = b, .set = context & CTX_SET, .va = va, .context = context,
-        .apart = apart
-    };
+    struct translation tr;
+    memset(&tr, 0, offsetof(struct translation, cold));
+    tr.e = (struct emit){ t, t->rw + t->used, t->used };
+    tr.t = t, tr.b = b, tr.set = context & CTX_SET, tr.va = va, tr.context = context, tr.apart = apart;
     for (unsigned n = 0; n < R_13; n++)
         tr.known[n] = true;
     struct bt_block *block = &t->block[b];

@@ -45,7 +45,7 @@ struct cold {                   /* code that is rarely reached, behind the block
     struct recipe flags;        /* FLAGS_ONLY_HERE: they are intact */
     s32 off;
     u32 again;                  /* of the instruction: as in struct translation */
-    s8 k;
+    s16 k;
     u32 exit, misfit;           /* misfit: SPAN's, WIDE_SPAN's second */
 };
 enum { MAX_COLD = 4 * BT_MAX_BLOCK };
@@ -81,7 +81,7 @@ struct translation {
     const struct x86_insn *i;   /* the instruction under way, */
     const u8 *bytes;            /* its bytes, */
     s32 off;                    /* its offset in the block, */
-    s8 k;                       /* bt_exit.k at it, */
+    s16 k;                      /* bt_exit.k at it, */
     u32 again;                  /* where its code begins, */
     u32 first_exit;             /* and its exits; */
     const struct x86_insn *rest;        /* the instructions behind it */
@@ -92,7 +92,6 @@ struct translation {
     struct span span[R_13];     /* of guest registers */
     struct span wide[WIDE];     /* of other places, */
     unsigned next_wide;         /* and which of these is to make room */
-    struct near near[BT_MAX_BLOCK];     /* of all instructions */
     struct fixed fixed[MAX_FIXED];
     unsigned nr_fixed;
     bool slid;                  /* r14 is bt->slide */
@@ -109,8 +108,9 @@ struct translation {
     bool x87;                   /* the x87's registers are the guest's here */
     bool vectors;               /* bt->vectors is 1 here */
     bool keep;                  /* the instruction under way needs them: inserted code may not touch them */
-    struct cold cold[MAX_COLD];
     unsigned nr_cold;
+    struct cold cold[MAX_COLD];         /* the two that are not zeroed */
+    struct near near[BT_MAX_BLOCK];     /* of all instructions */
 };
 
 /* Bytes of an address, of what a push pushes: 4 in 32-bit code, where addresses are cut to them. */

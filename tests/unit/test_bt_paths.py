@@ -139,6 +139,15 @@ def test_a_budget_ends_within_any_round_of_an_unrolled_loop() -> None:
             assert outcome(m, budget)[:2] == outcome(i, budget)[:2], budget
 
 
+@pytest.mark.parametrize("length, rounds", [(3, 16), (8, 8), (20, 8), (21, 4), (40, 4), (41, 2), (64, 2)])
+def test_rounds_of_an_unrolled_loop(length: int, rounds: int) -> None:
+    """A loop would get a number of rounds that does not divide its own, or a few of them that its block's head outweighs; or the block would not fit."""
+    add = "add rax, rdx\n" * (length - 2)
+    m = same(f"mov ecx, 4096\ntop:\n{add}dec ecx\njnz top\nhlt", rdx=5)
+    code = Code(m)
+    assert max([i.mnemonic for i in code.instructions(n)].count("dec") for n in code.blocks()) == rounds
+
+
 def test_a_hot_loop_is_written_over() -> None:
     """The unrolled block has taken the first one's place: both must go when the code changes."""
     same("""

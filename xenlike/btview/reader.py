@@ -31,7 +31,7 @@ _FLAG_MOVES = ("lahf", "sahf", "seto")
 _NOTED = ("miss", "time", "step", "branch", "misfit")       # ways out that a jump to their stub is annotated with
 _CODE_32 = 0x100          # of a block's context, whose other bits (csrc/bt/internal.h) are:
 _ASSUMED = ((_CODE_32, "32-bit code"), (0x200, "flat FS"), (0x400, "flat GS"), (4, "SSE"), (8, "floating point"), (0x800, "x87"))
-_MAX_MAPS, _MAX_LINE, _SHORT = 64, 15, 2
+_MAX_LINE, _SHORT = 15, 2
 
 
 def read_translation(t: Any, title: str, *, top: int | None = None, at: int | None = None, symbols: Symbols | None = None,
@@ -80,8 +80,8 @@ class _Reader:
 
     def block(self, number: int, row: Any) -> Block:
         """All of one."""
-        maps = ffi.new("struct xl_bt_map[]", _MAX_MAPS)
-        count = lib.xl_bt_maps(self._t, number, maps, _MAX_MAPS)
+        maps = ffi.new("struct xl_bt_map[]", lib.XL_BT_MAX_BLOCK)
+        count = lib.xl_bt_maps(self._t, number, maps, lib.XL_BT_MAX_BLOCK)
         guest = self._bytes(lib.xl_bt_guest_code, number, row.bytes)
         host = self._bytes(lib.xl_bt_code, row.code, row.code_len)
         ways = self._ways(row)
