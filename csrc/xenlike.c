@@ -208,29 +208,22 @@ s64 xl_check_frames(struct host *h, u32 exact) { return mm_audit(h, exact); }
 
 int xl_trace_read(struct host *h, struct trace_record *out, int n)
 {
-    const struct trace *t = &h->trace;
-    u64 end = load_acquire(t->next);
-    u64 first = end > (u64)n ? end - (u64)n : 0;
-    if (end - first > TRACE_RING)
-        first = end - TRACE_RING;
+    const struct trace_ring *rings[MAX_PCPUS] = { &h->trace.shared };
+    unsigned nr = 1;
+    for (u32 id = 0; id < h->nr_pcpus; id++)
+        if (h->pcpu[id].trace)
+            rings[nr++] = h->pcpu[id].trace;
+    int count = trace_merge(rings, nr, out, n);
     u64 ticks = clock_ticks() - h->tsc_epoch, now = host_now(h);
-    int count = 0;
-    for (u64 i = first; i < end; i++) {
-        out[count] = t->ring[i % TRACE_RING];
-        smp_rmb();
-        if (read_once(t->next) > i + TRACE_RING)        /* overwritten meanwhile, or about to be */
-            continue;
-        if (h->clock.kind == CLOCK_REAL)        /* host ticks to ns, by the two clocks' progress since the start */
-            out[count].time = (u64)((unsigned __int128)(out[count].time - h->tsc_epoch) * now / (ticks ? ticks : 1));
-        count++;
-    }
+    for (int i = 0; h->clock.kind == CLOCK_REAL && i < count; i++)      /* host ticks to ns, by the two clocks' progress since the start */
+        out[i].time = (u64)((unsigned __int128)(out[i].time - h->tsc_epoch) * now / (ticks ? ticks : 1));
     return count;
 }
 
 u64 xl_trace_digest(struct host *h, u32 with_memory)
 {
     const struct machine *m = &h->machine;
-    u64 d = digest_mix(h->trace.digest, h->trace.next);
+    u64 d = digest_mix(h->trace.digest, h->trace.shared.next);
     for (u32 mfn = m->first_mfn; with_memory && mfn < m->heap.fresh; mfn++)
         if (m->frames[mfn].count_info & PGC_ALLOCATED)
             d = frame_digest(m, mfn, d);

@@ -1,8 +1,10 @@
-/* The trace ring and the trace digest.
+/* The trace rings and the trace digest.
  *
- * Owns: the last TRACE_RING events of a host, and a running digest of all of them. Called by: hypercall exit, scheduler,
- * events, crashes. A writer claims a slot by an atomic add; a reader takes a copy and drops slots that were overwritten.
- * The digest is kept with the virtual clock only, where there is one thread: two runs of one seed have equal digests.
+ * Owns: the last TRACE_RING events of each ring of a host, and a running digest of all. Called by: hypercall exit, scheduler,
+ * events, crashes. One ring is everybody's: a writer claims a slot by an atomic add. What a vCPU does itself on a pCPU that has a
+ * thread goes to that pCPU's own ring, without: a locked instruction is a tenth of a hypercall. A reader merges the rings by
+ * time, and drops slots that were overwritten meanwhile.
+ * The digest is kept with the virtual clock only, where there is one thread and one ring: two runs of one seed have equal digests.
  */
 #ifndef XL_BASE_TRACE_H
 #define XL_BASE_TRACE_H
@@ -52,13 +54,20 @@ struct trace_record {
 #ifndef XL_CDEF
 enum { TRACE_RING = 8192 };
 
+struct trace_ring {
+    u64 next;                   /* records ever written; everybody's: or claimed (atomic) */
+    struct trace_record record[TRACE_RING];
+};
+
 struct trace {
-    u64 next;                   /* records ever written (atomic) */
     u64 digest;
     bool digesting;             /* virtual clock: one thread */
     bool off;                   /* benchmarks measure with and without */
-    struct trace_record ring[TRACE_RING];
+    struct trace_ring shared;
 };
+
+/* Copies the last n records of these rings to out, oldest first; returns how many. Any thread. */
+int trace_merge(const struct trace_ring *const *rings, unsigned nr_rings, struct trace_record *out, int n);
 
 static inline u64 digest_mix(u64 h, u64 v)
 {
@@ -70,10 +79,18 @@ static inline void trace_add(struct trace *t, u64 now, unsigned kind, unsigned d
 {
     if (t->off)
         return;
-    u64 n = t->digesting ? t->next++ : __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED);
-    t->ring[n % TRACE_RING] = (struct trace_record){ now, (u16)kind, (u16)domid, vcpu, a, b };
+    u64 n = t->digesting ? t->shared.next++ : __atomic_fetch_add(&t->shared.next, 1, __ATOMIC_RELAXED);
+    t->shared.record[n % TRACE_RING] = (struct trace_record){ now, (u16)kind, (u16)domid, vcpu, a, b };
     if (t->digesting)
         t->digest = digest_mix(digest_mix(digest_mix(t->digest, now ^ ((u64)kind << 48)), a ^ ((u64)domid << 48)), b + vcpu);
+}
+
+/* To a ring that nobody else writes. */
+static inline void trace_add_own(struct trace_ring *r, u64 now, unsigned kind, unsigned domid, unsigned vcpu, u64 a, u64 b)
+{
+    u64 n = r->next;
+    r->record[n % TRACE_RING] = (struct trace_record){ now, (u16)kind, (u16)domid, vcpu, a, b };
+    store_release(r->next, n + 1);
 }
 #endif
 #endif

@@ -74,6 +74,20 @@ static inline struct domain *host_domain(struct host *h, u16 domid) { return dom
 
 #define vcpu_trace(v, kind, a, b) \
     trace_add(&(v)->host->trace, trace_now((v)->host), TRACE_##kind, (v)->domain->id, (v)->id, (a), (b))
+/* The same of what v, which runs, does itself. */
+#define vcpu_trace_self(v, kind, a, b) trace_self(v, TRACE_##kind, a, b)
+static inline void trace_self(struct vcpu *v, enum trace_kind kind, u64 a, u64 b)
+{
+    struct host *h = v->host;
+    struct trace_ring *own = h->pcpu[v->unit.pcpu].trace;
+    if (unlikely(h->trace.off))
+        return;
+    if (likely(own))
+        trace_add_own(own, clock_ticks(), kind, v->domain->id, v->id, a, b);
+    else
+        trace_add(&h->trace, trace_now(h), kind, v->domain->id, v->id, a, b);
+}
+
 #define stat_inc(v, name)       ((v)->stats[STAT_##name]++)
 #define stat_add(v, name, n)    ((v)->stats[STAT_##name] += (n))
 #define host_stat_inc(h, name)  ((void)__atomic_fetch_add(&(h)->stats[STAT_##name], 1, __ATOMIC_RELAXED))

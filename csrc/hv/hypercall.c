@@ -57,9 +57,8 @@ bool hypercall_charge(struct vcpu *v, u64 work)
 /* ---- entry and exit ---------------------------------------------------------------------------------------------- */
 
 /* The work of a return to the guest (section 3.4, step 4). */
-static inline void leave(struct vcpu *v, u64 nr, u64 args_digest, s64 rc)
+static inline void leave(struct vcpu *v)
 {
-    vcpu_trace(v, HYPERCALL, nr << 48 ^ args_digest, (u64)rc);
     if (unlikely(vcpu_event_deliverable(v)))
         atomic_or(&v->exit_work, WORK_upcall);
 }
@@ -95,7 +94,8 @@ s64 hypercall(struct vcpu *v, u64 nr, const u64 a[5])
         }
         return rc;
     }
-    leave(v, nr, digest_args(v->host, a), rc);
+    vcpu_trace_self(v, HYPERCALL, nr << 48 ^ digest_args(v->host, a), (u64)rc);
+    leave(v);
     return rc;
 }
 
@@ -167,7 +167,8 @@ s64 hypercall_complete(struct vcpu *v, s64 rc)
             }
         }
     }
-    leave(v, nr, 0, rc);
+    vcpu_trace(v, HYPERCALL, nr << 48, (u64)rc);        /* v rests: the caller is the lane */
+    leave(v);
     v->cold.result = rc;
     if (v->backend != BACKEND_PYTHON)
         vcpu_unpause(v, VPF_lane);

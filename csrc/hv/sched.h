@@ -83,6 +83,7 @@ struct pcpu {
     u32 idle;                   /* atomic: sleeping or about to; who has news for this pCPU must kick it */
     u32 kick;                   /* atomic, futex word: counts kicks */
     u32 kick_seen;              /* kick, when pcpu_run last looked round. [self] */
+    struct trace_ring *trace;   /* of what its vCPU does itself, written by its thread alone; NULL: it has no thread */
     u64 mark;                   /* script MARK's time stamp; pCPU 0's is the host's. atomic */
     struct timer_heap timers;
 };

@@ -67,7 +67,7 @@ static void interrupt(struct x86_cpu *c)
     }
     leave_device(p, COST_TRAP);
     stat_inc(pc_vcpu(p), upcalls);
-    vcpu_trace(pc_vcpu(p), UPCALL, vector, 0);
+    vcpu_trace_self(pc_vcpu(p), UPCALL, vector, 0);
     x86_interrupt_idt(c, vector);
 }
 

@@ -129,7 +129,7 @@ void pv_test_events(struct vcpu *v)
     if (likely(!vcpu_event_deliverable(v)))
         return;
     stat_inc(v, upcalls);
-    vcpu_trace(v, UPCALL, v->info->evtchn_pending_sel, 0);
+    vcpu_trace_self(v, UPCALL, v->info->evtchn_pending_sel, 0);
     pv_bounce(v, &(struct pv_bounce){ .rip = v->arch.event_callback, .mask = true, .why = "an event is pending and unmasked" });
 }
 
@@ -142,7 +142,7 @@ static void deliver(struct vcpu *v, const struct x86_exception *e)
     struct pv_bounce b = { .rip = t ? t->address : 0, .mask = t && (t->flags & 4), .has_error = e->has_error, .error = e->error,
                            .exception = e };
 
-    vcpu_trace(v, TRAP, (u64)e->vector << 32 | e->error, c->r[X86_RIP]);
+    vcpu_trace_self(v, TRAP, (u64)e->vector << 32 | e->error, c->r[X86_RIP]);
     switch (e->vector) {
     case X86_DB:
         c->dr[6] |= e->cr2;

@@ -267,6 +267,8 @@ int sched_init(struct host *h, u32 nr_threads)
     queue_init(&h->queues[1], 1, (u16)threads);
     for (unsigned id = 0; id < h->nr_pcpus; id++) {
         h->pcpu[id] = (struct pcpu){ .id = (u16)id, .threaded = id > 0, .queue = &h->queues[id > 0], .stop_at = NEVER };
+        if (id && !(h->pcpu[id].trace = arena_alloc(&h->arena, sizeof(struct trace_ring))))
+            return -XEN_ENOMEM;
         int rc = timers_init(h, id);
         if (rc)
             return rc;
