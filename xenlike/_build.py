@@ -57,6 +57,7 @@ def ffibuilder() -> cffi.FFI:
     extra = SANITIZERS if os.environ.get("XENLIKE_SANITIZE") == "1" else LTO if _is_gcc() else []
     ffi = cffi.FFI()
     ffi.cdef(cdef_text())
+    # No SLP vectorizer: it reads two registers at once that a guest has just stored one by one, and the CPU must wait until they are in the cache.
     ffi.set_source(
         "xenlike._core",
         "#define XL_CORE 1\n" + "".join(f'#include "{name}"\n' for name in HEADERS),
@@ -64,7 +65,7 @@ def ffibuilder() -> cffi.FFI:
         include_dirs=INCLUDES,
         py_limited_api=False,       # one name for the module, however it is built: an abi3 one beside it would be stale
         define_macros=[("XL_CORE", "1")],
-        extra_compile_args=["-std=gnu11", "-O2", "-g", "-pthread", "-fno-strict-aliasing", "-Wall", "-Wextra",
+        extra_compile_args=["-std=gnu11", "-O2", "-g", "-pthread", "-fno-strict-aliasing", "-fno-tree-slp-vectorize", "-Wall", "-Wextra",
                             "-Wno-unused-parameter", "-Wno-unused-variable", "-Wno-unused-const-variable", "-Wno-missing-field-initializers",
                             *extra, *shlex.split(os.environ.get("XENLIKE_CFLAGS", ""))],
         extra_link_args=["-pthread", "-O2", *extra],

@@ -45,5 +45,12 @@ int trace_merge(const struct trace_ring *const *rings, unsigned nr_rings, struct
         out[a] = out[b];
         out[b] = r;
     }
+    for (int i = 1; i < count; i++) {           /* everybody's ring is not quite in order: a stamp is taken before its place is */
+        struct trace_record r = out[i];
+        int k = i;
+        for (; k && out[k - 1].time > r.time; k--)
+            out[k] = out[k - 1];
+        out[k] = r;
+    }
     return count;
 }

@@ -112,9 +112,7 @@ void bt_block_insert(struct bt *t, u32 b, struct bt_page *page)
 
 void bt_look_for_writes(struct bt *t)
 {
-    u32 epoch = 0;
-    for (const struct codemap *m = t->cpu->codemap; m; m = m->next)
-        epoch += load_acquire(m->epoch);
+    u32 epoch = codemap_epoch(t->cpu->codemap);
     if (t->epoch == epoch)
         return;
     t->epoch = epoch;
@@ -131,6 +129,7 @@ void bt_forget(struct bt *t)
     t->nr_links = t->nr_insns = 0;
     memset(t->insn_exit, 0, sizeof t->insn_exit);
     t->used = t->start;
+    t->uses_vectors = 0;
     t->features = t->cpu->features;
     t->epoch = ~0u;
     t->stats.flushes++;

@@ -91,11 +91,19 @@ static void e_vectors(struct emit *e, bool store, unsigned base)
         e_patch(e, same, e->at);
 }
 
-/* Floating point, all of it if the x87 was live when code was left, else the vectors, which need not be stored if no block has changed
- * them. rcx is used. */
+/* If there is need: no block that was run since has changed what cpu->fx has; no block uses them at all (kernels mostly do not). rcx is used. */
+static void e_vectors_if(struct emit *e, bool store, unsigned base)
+{
+    e_load(e, R_CX, store ? GS(vectors) : GS(uses_vectors));
+    e_bytes(e, (const u8[]){ 0x85, 0xc9 }, 2);                  /* test ecx, ecx */
+    u32 none = e_jcc_later(e, 4);
+    e_vectors(e, store, base);
+    e_patch(e, none, e->at);
+}
+
+/* Floating point, all of it if the x87 was live when code was left, else the vectors. rcx is used. */
 static void e_floating(struct emit *e, bool store, unsigned base)
 {
-    u32 same = 0;
     e_load(e, R_CX, GS(x87_out));
     u32 live = e_jrcxz(e), out = e_jmp_later(e), done;
     e_here(e, live);
@@ -109,15 +117,8 @@ static void e_floating(struct emit *e, bool store, unsigned base)
     }
     done = e_jmp_later(e);
     e_patch(e, out, e->at);
-    if (store) {
-        e_load(e, R_CX, GS(vectors));
-        e_bytes(e, (const u8[]){ 0x85, 0xc9 }, 2);              /* test ecx, ecx */
-        same = e_jcc_later(e, 4);
-    }
-    e_vectors(e, store, base);
+    e_vectors_if(e, store, base);
     e_patch(e, done, e->at);
-    if (store)
-        e_patch(e, same, e->at);
 }
 
 /* Called in a block's first x87 instruction if x87_out. r14 is used; no flag changes. */
@@ -176,7 +177,7 @@ static u32 emit_enter(struct emit *e)
 static void emit_leave(struct emit *e, u32 restore)
 {
     e_store(e, SCRATCH, GS(lin));
-    e_load(e, R_SP, GS(bottom));
+    e_store(e, R_SP, GS(frames));
     e_load(e, SCRATCH, GS(cpu));
     for (unsigned n = 0; n < R_13; n++)
         if (same_register(n))
@@ -196,6 +197,7 @@ static void emit_leave(struct emit *e, u32 restore)
     e_patch(e, same, e->at);
     e_mov(e, R_DI, SCRATCH);
     e_call_gs(e, GS(dispatch));
+    e_load(e, R_SP, GS(frames));
     e_bytes(e, (const u8[]){ 0x48, 0x85, 0xc0 }, 3);            /* test rax, rax */
     u32 back = e_jcc_later(e, 4);
     e_store(e, R_AX, GS(entry));

@@ -120,11 +120,13 @@ static enum bt_treatment plain(struct translation *tr, enum rule rule)
     unsigned k = 0;
     const struct x86_operand *mem = mem_operand(i, &k);
     u32 before = tr->e.at;
+    bool sse = tr->t->form_rule[i->form] & SSE;
+    tr->t->uses_vectors |= sse || uses_x87(i);
     if (uses_x87(i))
         x87_begin(tr);
-    if (tr->t->form_rule[i->form] & SSE && !tr->vectors)
+    if (sse && !tr->vectors)
         e_store_imm32(&tr->e, GS(vectors), 1);
-    tr->vectors |= (tr->t->form_rule[i->form] & SSE) != 0;
+    tr->vectors |= sse;
     if (mem) {
         const struct x86_op *op = x86_forms[i->form].op;
         tr_access(tr, mem->size, is_store(i, rule, k), op_aligned(op, mem->size));

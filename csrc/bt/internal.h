@@ -43,6 +43,7 @@ enum {
     REGIONS = 256, REGION_SHIFT = 16,
     NR_INSNS = 1 << 12, FILLED = 8192, CODE_PAGE_BITS = 4096,
     SLICE = 1 << 16,                    /* instructions after which attention is looked at */
+    FRAMES = 1 << 16,                   /* bytes of the host's stack that calls may have taken when code is left, and keep */
 };
 static const s64 KICK = 1l << 40;       /* much more than any budget */
 #define JUMP_MASK 0x33feul      /* bits of an address that choose its place in the jump cache: JUMPS of them */
@@ -121,6 +122,8 @@ enum bt_mask {
     NR_MASKS = MASK_POPF_TAKE + 2,
 };
 
+/* Of a CPU in 64-bit mode: x86_cpu.tlb_set to real in one; CR0, CR4, the masks of MXCSR and of the x87, its pending exception; and the context by these. */
+struct bt_mode { u64 level, cr0, cr4; u32 mxcsr, x87; u16 context; };
 struct bt_region { u64 number, addend; };       /* va >> REGION_SHIFT; the addend that a page there had when last one was filled in */
 struct bt_entry { u64 negated, addend; };       /* -(linear page); host address - linear address */
 
@@ -132,6 +135,7 @@ struct bt {
     u32 host_mxcsr, saved_flags;
     u64 no_frame, host_leave;   /* the frame at the bottom of the host's stack: poison, and leave */
     u64 bottom;                 /* rsp there */
+    u64 frames;                 /* rsp, when code was left; where it goes on with */
     u64 flag_a, flag_b;         /* operands from which flags can be made again (flags.c) */
     u64 sti_flags;              /* rflags before the last sti in line: IF 0 says that the instruction behind it is in its shadow */
     struct x86_cpu *cpu;
@@ -139,19 +143,14 @@ struct bt {
     u64 x87_out;                /* 0: the host's x87 registers are the guest's now; 1: they are in cpu->fx */
     u64 x87_ip;                 /* what fx.fip is to be */
     u64 vectors;                /* 0: xmm registers and MXCSR are what cpu->fx has; a block that may change them says 1 */
+    u64 uses_vectors;           /* 0: no block has them, or the x87's, and they are the host's */
     u32 host_fcw;
     u64 slide[2], slide_now;    /* by TLB set: the addend that most pages have; that of the set in use */
     u64 mask_page, mask_aligned, mask_l1, mask_jump, mask_sign, mask_sign32;    /* for pext */
     u64 mask_size[5];           /* by log2 of bytes: page, and natural alignment */
     u64 mask_flags[NR_MASKS];   /* of rflags: enum bt_mask */
-    struct bt_entry l0[2][2][L0];                       /* [TLB set][write] */
-    u64 slid[2][2][L0], l1_slid[2][2][L1];              /* negated pages, of those alone that have bt->slide */
-    u64 l1_negated[2][2][L1], l1_addend[2][2][L1], l1_host[2][2][L1];   /* host: of the page's first byte */
-    u32 l1_copies[2][2][L1], l1_copier[2][2][L1];       /* how often L0 has copied an entry that was here since the page was forgotten; the exit that last did */
-    u64 jump_negated[2][JUMPS], jump_host[2][JUMPS];
-    u64 link[LINKS];
 
-    /* The rest is the loop's. */
+    /* What the loop uses: beside it, so that few pages are in use. */
     unsigned options;
     u8 *rx, *rw;                /* two views of the cache */
     u32 used, start;            /* bytes of it; those of entry and exit */
@@ -163,34 +162,43 @@ struct bt {
     u64 forgotten;              /* how often something was, or slide has changed: what a block under way knows of pages may be wrong */
     u64 candidate[2];           /* for slide: fills of pages with this addend less those with others, as far as above 0, are */
     u32 votes[2];               /* so many */
-    struct bt_region region[2][REGIONS];
-    u64 code_pages[CODE_PAGE_BITS / 64];        /* by a hash: pages of addresses that jumps or links lead to */
     u16 jump_context[2];
+    struct bt_mode mode;        /* as context_of found it last */
     bool tlb_used[2];
     u32 nr_links, nr_active;
-    u16 active[LINKS];          /* links that are filled */
-    u32 link_exit[LINKS];
     u64 x87_dp;                 /* fx.fdp, fx.fop: as long as all exceptions are masked these stay */
     u16 x87_op;
     u64 time;                   /* cpu->retired, as of the start of the block under way, and left */
-    u16 l1_filled[FILLED], jump_filled[FILLED]; /* entries to be emptied: those that are not, if there are not more */
     u32 nr_l1_filled, nr_jump_filled;
     u32 nr_insns;
-    struct x86_insn insns[NR_INSNS];            /* a ring: what exits have had interpreted; exits[].insn */
-    u32 insn_exit[NR_INSNS];                    /* whose it is */
     u32 nr_blocks, nr_exits, nr_pages, nr_maps;
-    u32 hash[HASH], page_hash[PAGE_HASH];
-    u64 poison;                 /* a page that no guest uses: not canonical, and drawn at random. Empty entries are for it ... */
-    u8 nowhere[2 * PAGE_SIZE];  /* ... and lead here */
+    u64 poison;                 /* a page that no guest uses: not canonical, and drawn at random. Empty entries are for it */
     u64 features;
-    u8 form_rule[1024];         /* enum rule (translate.h) by form */
     struct bt_block *block;
     struct bt_exit *exits;
-    struct bt_page pages[CODE_PAGES];
     struct bt_map *maps;
     struct bt_stats stats;
-    struct bt_block rejected;   /* the last that the verifier refused */
     u64 mapped;                 /* bytes of the arrays */
+
+    /* Tables; those that translated code uses first. */
+    struct bt_entry l0[2][2][L0];                       /* [TLB set][write] */
+    u64 slid[2][2][L0], l1_slid[2][2][L1];              /* negated pages, of those alone that have bt->slide */
+    u64 l1_negated[2][2][L1], l1_addend[2][2][L1], l1_host[2][2][L1];   /* host: of the page's first byte */
+    u32 l1_copies[2][2][L1], l1_copier[2][2][L1];       /* how often L0 has copied an entry that was here since the page was forgotten; the exit that last did */
+    u64 jump_negated[2][JUMPS], jump_host[2][JUMPS];
+    u64 link[LINKS];
+    struct bt_region region[2][REGIONS];
+    u64 code_pages[CODE_PAGE_BITS / 64];        /* by a hash: pages of addresses that jumps or links lead to */
+    u16 active[LINKS];          /* links that are filled */
+    u32 link_exit[LINKS];
+    u16 l1_filled[FILLED], jump_filled[FILLED]; /* entries to be emptied: those that are not, if there are not more */
+    struct x86_insn insns[NR_INSNS];            /* a ring: what exits have had interpreted; exits[].insn */
+    u32 insn_exit[NR_INSNS];                    /* whose it is */
+    u32 hash[HASH], page_hash[PAGE_HASH];
+    u8 nowhere[2 * PAGE_SIZE];  /* where empty entries lead */
+    u8 form_rule[1024];         /* enum rule (translate.h) by form */
+    struct bt_page pages[CODE_PAGES];
+    struct bt_block rejected;   /* the last that the verifier refused */
 };
 enum { NR_MAPS = 1 << 19 };
 

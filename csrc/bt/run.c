@@ -13,10 +13,9 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "bt/internal.h"
+#include "bt/context.h"
 #include "machine/frame.h"
 #include "x86/decode.h"
-#include "x86/fpu.h"
 #include "x86/system.h"
 
 #if defined(__x86_64__)
@@ -25,35 +24,6 @@ extern const struct x86_op x86_op_jcc;
 
 static u64 gs_read(void) { u64 x; __asm__ volatile("rdgsbase %0" : "=r"(x)); return x; }
 static void gs_write(u64 x) { __asm__ volatile("wrgsbase %0" : : "r"(x) : "memory"); }
-
-/* Data can be read and written anywhere in 4 GiB. */
-static bool no_limit(const struct x86_seg *s)
-{
-    enum { DATA = X86_ATTR_UNUSABLE | X86_SEG_CODE | X86_SEG_EC | X86_SEG_RW };
-    return s->limit == 0xffffffff && (s->attr & DATA) == X86_SEG_RW;
-}
-
-/* Code whose offsets are linear addresses, and that no segment ever stops. */
-static bool is_flat(const struct x86_cpu *c)
-{
-    const struct x86_seg *s = c->seg;
-    return !c->real && !(s[X86_ES].base | s[X86_CS].base | s[X86_SS].base | s[X86_DS].base) && s[X86_CS].limit == 0xffffffff &&
-           s[X86_SS].attr & X86_ATTR_DB && no_limit(&s[X86_ES]) && no_limit(&s[X86_SS]) && no_limit(&s[X86_DS]);
-}
-
-static inline bool can_translate(const struct x86_cpu *c) { return !c->strict && (likely(c->mode == 64) || (c->mode == 32 && is_flat(c))); }
-
-static inline u16 context_of(const struct x86_cpu *c)
-{
-    bool sse = !(c->cr0 & (X86_CR0_EM | X86_CR0_TS)) && c->cr4 & X86_CR4_OSFXSR;
-    bool masked = (c->fx.mxcsr & 0x1f80) == 0x1f80;
-    u16 context = (u16)((c->tlb_set ? CTX_SET : 0) | (c->cpl ? CTX_CPL : 0) | (sse ? CTX_SSE : 0) | (sse && masked ? CTX_FP : 0));
-    if (!(c->cr0 & (X86_CR0_EM | X86_CR0_TS)) && !(c->fx.fsw & X87_ES) && (c->fx.fcw & X87_FLAGS) == X87_FLAGS)
-        context |= CTX_X87;
-    if (unlikely(c->mode == 32))
-        context |= (u16)(CTX_32 | (no_limit(&c->seg[X86_FS]) ? CTX_FS : 0) | (no_limit(&c->seg[X86_GS]) ? CTX_GS : 0));
-    return context;
-}
 
 /* Where the bytes at rip are: by what the interpreter knows, by the TLB, by a walk; if that faults, so does the guest: it has been counted.
  * NULL: not canonical, the interpreter's business. */
@@ -78,11 +48,12 @@ static const u8 *code_at(struct x86_cpu *c, u64 rip, bool raise)
 static inline void settle(struct bt *t)
 {
     struct x86_cpu *c = t->cpu;
-    if (unlikely(c->features != t->features))
-        bt_forget(t);
+    const struct tlb *tlb = c->tlb;
     codemap_wait_for_writers(c->codemap);
-    bt_look_for_writes(t);
-    bt_forget_flushed(t);
+    if (unlikely(codemap_epoch(c->codemap) != t->epoch))
+        bt_look_for_writes(t);
+    if (unlikely(tlb->flushes != t->tlb_flushes || tlb->page_flushes != t->page_flushes))
+        bt_forget_flushed(t);
     t->seg_base[0] = c->lin_base[X86_FS];
     t->seg_base[1] = c->lin_base[X86_GS];
 }
@@ -119,7 +90,16 @@ static inline u64 go(struct bt *t, u64 host, s64 k)
 static inline u64 begin(struct bt *t, u64 host)
 {
     t->vectors = 0;
+    t->frames = t->bottom;
     return go(t, host, 0);
+}
+
+/* Within the block that was left. Nothing was forgotten meanwhile, so that calls still find where to return to; but a guest that only goes deeper
+ * must not use up the host's stack. */
+static inline void keep_frames(struct bt *t)
+{
+    if (unlikely(t->bottom - t->frames > FRAMES))
+        t->frames = t->bottom;
 }
 
 /* The block at rip, translated if need be. 0: the interpreter's turn. */
@@ -131,7 +111,7 @@ static u32 block_at_rip(struct bt *t)
     if (unlikely(!host))
         return 0;
     bt_look_for_writes(t);              /* a walk may grant a right to write: as in miss() */
-    u16 context = context_of(c);
+    u16 context = context_of(t);
     u32 b = bt_block_find(t, host, rip, context);
     if (unlikely(!b)) {
         u64 start = t->options & BT_CLOCK ? clock_monotonic_ns() : 0;
@@ -161,7 +141,7 @@ static u64 next_block(struct bt *t)
     struct x86_cpu *c = t->cpu;
     if (!can_translate(c))
         return 0;
-    u16 context = context_of(c);
+    u16 context = context_of(t);
     unsigned set = context & CTX_SET;
     if (!(context & CTX_X87))
         t->x87_out = 1;
@@ -244,16 +224,20 @@ static u64 step(struct bt *t, u32 n)
             return 0;
         settle(t);
     } while (unlikely(c->r[X86_RIP] == rip) && i && i->prefixes & (X86_REP | X86_REPNE) && flushes == t->stats.flushes && !b->invalid);
-    if (flushes != t->stats.flushes || !x->behind || !i || c->r[X86_RIP] != rip + i->len || b->invalid || !can_translate(c) || context_of(c) != b->context ||
-        c->limit - c->retired < b->nr ||
-        (forgotten != t->forgotten && (!x->drops || code_at(c, rip, false) != b->host + x->off)))
-        return next_block(t);           /* x may be another's after a flush */
+    if (unlikely(forgotten != t->forgotten)) {  /* x may be another's after a flush */
+        if (flushes != t->stats.flushes || !x->drops || code_at(c, rip, false) != b->host + x->off)
+            return next_block(t);
+        t->frames = t->bottom;
+    }
+    if (!x->behind || !i || c->r[X86_RIP] != rip + i->len || b->invalid || !can_translate(c) || context_of(t) != b->context || c->limit - c->retired < b->nr)
+        return next_block(t);
     if (x->kind == EXIT_MISS) {         /* the TLB has it now, but another address may soon have its place */
         t->lin = lin;
         (void)fill_from_tlb(t, x);
         if (forgotten != t->forgotten)
             return next_block(t);
     }
+    keep_frames(t);
     return go(t, bt_host_address(t, x->behind), x->k + 1);
 }
 
@@ -330,7 +314,10 @@ static u64 miss(struct bt *t, u32 n)
     }
     if (x->slid && !bt_has_slide(t, t->cpu->tlb_set, x->write, t->lin))
         return misfit(t, n);
-    return forgotten == t->forgotten ? bt_host_address(t, x->again) : next_block(t);        /* the time goes on as it was */
+    if (forgotten != t->forgotten)
+        return next_block(t);
+    keep_frames(t);
+    return bt_host_address(t, x->again);        /* the time goes on as it was */
 }
 
 /* The interpreter does some rounds of the loop whose head is at rip, and notes which of its conditional branches are mostly taken. False: it does not come
@@ -412,11 +399,11 @@ static u64 dispatch(struct bt *t, u32 n)
     c->retired = t->time - (u64)(left - x->k);
     c->r[X86_RIP] = x->kind <= EXIT_NEXT ? x->target : t->block[x->block].va + x->off;
     t->stats.exits++;
+    if (likely(x->kind == EXIT_STEP))
+        return step(t, n);
     switch (x->kind) {
     case EXIT_MISS:
         return miss(t, n);
-    case EXIT_STEP:
-        return step(t, n);
     case EXIT_BRANCH:
         return must_look_before(t, x) ? 0 : step(t, n);
     case EXIT_TIME:
@@ -438,6 +425,8 @@ u64 bt_dispatch(struct x86_cpu *c)
     struct bt *t = c->bt;
     u64 host = dispatch(t, t->exit);
     t->slide_now = t->slide[c->tlb_set];
+    if (!host)
+        t->frames = t->bottom;
     return host;
 }
 
@@ -446,6 +435,8 @@ static bool run_blocks(struct bt *t)
 {
     typedef void enter_fn(struct x86_cpu *c, u64 entry);
     enter_fn *enter = (enter_fn *)(uintptr_t)bt_host_address(t, t->enter);
+    if (unlikely(t->cpu->features != t->features))
+        bt_forget(t);
     settle(t);
     t->x87_out = 1;
     u64 host = next_block(t);

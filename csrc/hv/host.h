@@ -79,7 +79,7 @@ static inline struct domain *host_domain(struct host *h, u16 domid) { return dom
 static inline void trace_self(struct vcpu *v, enum trace_kind kind, u64 a, u64 b)
 {
     struct host *h = v->host;
-    struct trace_ring *own = h->pcpu[v->unit.pcpu].trace;
+    struct trace_ring *own = v->trace;
     if (unlikely(h->trace.off))
         return;
     if (likely(own))

@@ -75,10 +75,13 @@ static inline u64 digest_args(const struct host *h, const u64 *a)
 
 s64 hypercall(struct vcpu *v, u64 nr, const u64 a[5])
 {
+    const bool guest_mode = v->in_guest;
     stat_inc(v, hypercalls);
     v->work = 0;
     v->iret_done = false;
     clock_advance(&v->host->clock, HYPERCALL_VIRTUAL_NS);
+    if (guest_mode)
+        vcpu_leave_guest(v);
     s64 rc = dispatch(v, nr, a);
     if (unlikely(rc == HYPERCALL_COLD)) {
         stat_inc(v, cold_hypercalls);
@@ -92,8 +95,12 @@ s64 hypercall(struct vcpu *v, u64 nr, const u64 a[5])
             vcpu_pause(v, VPF_lane);
             lane_push(v->host, (struct lane_exit){ .kind = EXIT_HYPERCALL, .domid = v->domain->id, .vcpu = v->id });
         }
+        if (guest_mode)
+            vcpu_enter_guest(v);
         return rc;
     }
+    if (guest_mode)
+        vcpu_enter_guest(v);
     vcpu_trace_self(v, HYPERCALL, nr << 48 ^ digest_args(v->host, a), (u64)rc);
     leave(v);
     return rc;

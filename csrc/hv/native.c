@@ -48,17 +48,13 @@ u64 native_budget(const struct vcpu *v)
     return clock->kind == CLOCK_VIRTUAL || !left ? left : v->cpu->bt ? SLICE_BT : SLICE;
 }
 
-void native_spend(struct vcpu *v, u64 cost)
+void native_spend_virtual(struct vcpu *v, u64 cost)
 {
     struct x86_cpu *c = v->cpu;
-    if (v->host->clock.kind == CLOCK_VIRTUAL) {
-        native_charge(v);
-        clock_advance(&v->host->clock, cost);
-        u64 left = native_budget(v);
-        c->limit = left < NEVER - c->retired ? c->retired + left : NEVER;
-    } else {
-        c->limit = c->limit > c->retired + cost ? c->limit - cost : c->retired;
-    }
+    native_charge(v);
+    clock_advance(&v->host->clock, cost);
+    u64 left = native_budget(v);
+    c->limit = left < NEVER - c->retired ? c->retired + left : NEVER;
 }
 
 /* ---- in and out -------------------------------------------------------------------------------------------------- */

@@ -10,9 +10,8 @@
 #ifndef XL_HV_NATIVE_H
 #define XL_HV_NATIVE_H
 
+#include "hv/host.h"
 #include "x86/cpu.h"
-
-struct vcpu;
 
 /* Connects v and its engine c, which is zeroed and stays where it is; before x86_reset. */
 void native_attach(struct vcpu *v, struct x86_cpu *c, const struct x86_ops *ops);
@@ -24,7 +23,15 @@ void native_charge(struct vcpu *v);
 /* How many instructions v may run from now on; 0: its time is over. */
 u64  native_budget(const struct vcpu *v);
 /* Charges `cost` instructions more, and makes x86_run end in time for what may have been set meanwhile (a timer, a shorter slice). */
-void native_spend(struct vcpu *v, u64 cost);
+void native_spend_virtual(struct vcpu *v, u64 cost);
+static inline void native_spend(struct vcpu *v, u64 cost)
+{
+    struct x86_cpu *c = v->cpu;
+    if (unlikely(v->host->clock.kind == CLOCK_VIRTUAL))
+        native_spend_virtual(v, cost);
+    else
+        c->limit = c->limit > c->retired + cost ? c->limit - cost : c->retired;
+}
 
 /* Guest mode around native_execute. What is due before the first instruction is done between the two. */
 void native_begin(struct vcpu *v, const u64 *stop_at);

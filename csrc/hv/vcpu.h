@@ -41,6 +41,7 @@ struct vcpu {
     bool iret_done;             /* the hypercall under way was, or ended in, an iret: rax is the frame's. [self] */
     struct x86_cpu *cpu;        /* registers; NULL unless it runs machine code. [self] */
 
+    struct trace_ring *trace;   /* of the pCPU that it was last put on; NULL: everybody's. [self] */
     u32 in_guest;               /* nesting of vcpu_enter_guest. atomic; see machine/mmu.h */
     u32 guest_entries;          /* real clock: how often it has entered guest mode. atomic */
     u32 tlb_flush_wanted;       /* atomic */

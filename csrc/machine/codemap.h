@@ -74,6 +74,15 @@ static inline u32 codemap_generation(const struct codemap *m, u64 page)
     return load_acquire(m->generation[page]) & ~(u32)CODEMAP_SEALED;
 }
 
+/* Of all memory of a CPU. */
+static inline u32 codemap_epoch(const struct codemap *m)
+{
+    u32 epoch = 0;
+    for (; m; m = m->next)
+        epoch += load_acquire(m->epoch);
+    return epoch;
+}
+
 /* Claims lines of a page; *generation: the one that the claim belongs to. True: the page is sealed, so the claim counts. False: it does not until
  * the TLBs were flushed and codemap_seal was called. A full barrier. */
 static inline bool codemap_claim(struct codemap *m, u64 page, u64 lines, u32 *generation)

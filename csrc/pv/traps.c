@@ -159,14 +159,19 @@ static void deliver(struct vcpu *v, const struct x86_exception *e)
         stat_inc(v, traps);
 }
 
-/* Both done between two instructions: the work that may be due, and the cost. */
-static void after_exit(struct vcpu *v)
+static void due_work(struct vcpu *v)
 {
-    native_spend(v, PV_COST_TRAP);
     if (vcpu_must_park(v))
         x86_stop(v->cpu);
     else
         pv_test_events(v);
+}
+
+/* Both done between two instructions: the work that may be due, and the cost. */
+static void after_exit(struct vcpu *v)
+{
+    native_spend(v, PV_COST_TRAP);
+    due_work(v);
 }
 
 void pv_exception(struct x86_cpu *c, const struct x86_exception *raised)
@@ -226,24 +231,22 @@ void pv_soft_int(struct x86_cpu *c, u8 vector)
 static void hypercall_insn(struct vcpu *v)
 {
     struct x86_cpu *c = v->cpu;
+    const bool virtual = v->host->clock.kind == CLOCK_VIRTUAL;
     const u64 args[5] = { c->r[X86_RDI], c->r[X86_RSI], c->r[X86_RDX], c->r[X86_R10], c->r[X86_R8] };
 
     pv_set_kernel_segments(c);          /* whatever flat CS the guest ran on, Xen returns to its own */
     c->r[X86_RIP] = c->r[X86_RCX] = c->next_rip;
     c->r[X86_R11] = c->rflags;
-    native_charge(v);
-    vcpu_leave_guest(v);
+    if (virtual)                        /* else the clock runs by itself, and the loop counts */
+        native_charge(v);
     s64 rc = hypercall(v, c->r[X86_RAX], args);
-    vcpu_enter_guest(v);
     if (rc == HYPERCALL_COLD)
         pv_cpu_of(c)->cold = true;
     else if (!v->iret_done)
         c->r[X86_RAX] = (u64)rc;
-    native_spend(v, v->host->clock.kind == CLOCK_VIRTUAL ? 0 : PV_COST_HYPERCALL);  /* dispatch has charged the virtual clock */
-    if (vcpu_must_park(v))
-        x86_stop(c);
-    else
-        pv_test_events(v);
+    native_spend(v, virtual ? 0 : PV_COST_HYPERCALL);   /* dispatch has charged the virtual clock */
+    if (unlikely(load_acquire(v->exit_work)) || unlikely(read_once(v->arch.nmi_pending)))
+        due_work(v);                    /* an upcall is, too: hypercall() has looked */
     c->next_rip = c->r[X86_RIP];
 }
 

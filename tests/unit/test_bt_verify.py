@@ -93,7 +93,7 @@ class Code:
     def field(self, name: str) -> int:
         """Offset of a field of struct bt by its name, as code says it."""
         out = ffi.new("char[]", lib.XL_BT_NAME)
-        for offset in range(0, 0x400, 4):
+        for offset in range(0, 0x1000, 4):
             if lib.xl_bt_field_name(self.t, offset, out) and ffi.string(out).decode() == name:
                 return offset
         raise AssertionError(name)

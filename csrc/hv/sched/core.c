@@ -135,6 +135,7 @@ struct sched_unit *sched_switch(struct host *h, struct pcpu *p, struct sched_uni
         u->queued = false;
         write_once(u->running, true);
         u->pcpu = p->id;
+        v->trace = p->trace;
         u->start = u->charged = now;
         p->current = u;
         store_release(p->slice_end, now + slice);
