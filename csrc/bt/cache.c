@@ -213,7 +213,7 @@ static void emit_leave(struct emit *e, u32 restore)
     e8(e, 0xc3);
 }
 
-/* Jumped to like leave, for syscall and sysret. bt_level_switch touches neither xmm registers nor MXCSR, so that only what a call may
+/* Jumped to like leave, for syscall, sysret and iret. bt_level_switch touches neither xmm registers nor MXCSR, so that only what a call may
  * change is stored. */
 static void emit_switch_level(struct emit *e, u32 leave)
 {
@@ -222,6 +222,7 @@ static void emit_switch_level(struct emit *e, u32 leave)
     e_load(e, SCRATCH, GS(cpu));
     for (unsigned n = 0; n < ARRAY_SIZE(CALLER_SAVED); n++)
         e_state(e, true, CALLER_SAVED[n], SCRATCH, R(CALLER_SAVED[n]));
+    e_state(e, true, GUEST_SP, SCRATCH, R(R_SP));
     e_bytes(e, (const u8[]){ 0x9f, 0x0f, 0x90, 0xc0 }, 4);      /* lahf; seto al */
     e_gs(e, false, 0x89, R_AX, GS(flags));
     e_mov(e, R_DI, SCRATCH);
@@ -237,6 +238,7 @@ static void emit_switch_level(struct emit *e, u32 leave)
         if (again) {
             e_jmp(e, leave);
         } else {
+            e_state(e, false, GUEST_SP, SCRATCH, R(R_SP));
             e_mov_imm(e, SCRATCH2, ~0ul);       /* nothing is carried (translate.h) */
             e_jmp_gs(e, GS(entry));
             e_patch(e, slow, e->at);

@@ -8,7 +8,7 @@
 #if defined(__x86_64__)
 
 extern const struct x86_op x86_op_movu, x86_op_insertps, x86_op_pcmpstr, x86_op_bt, x86_op_xchg, x86_op_xadd, x86_op_cmpxchg;
-extern const struct x86_op x86_op_x87, x86_op_x87_load, x86_op_x87_store, x86_op_sysret;
+extern const struct x86_op x86_op_x87, x86_op_x87_load, x86_op_x87_store;
 
 void tr_load(struct translation *tr, unsigned width, unsigned reg) { tr_operand(tr, width, 0x8b, reg); }
 void tr_store(struct translation *tr, unsigned width, unsigned reg) { tr_operand(tr, width, 0x89, reg); }
@@ -258,11 +258,8 @@ enum bt_treatment tr_instruction(struct translation *tr, unsigned n, bool *ended
         *ended = x86_forms[i->form].attr & F_BRANCH && !route_comes_back(tr->t, tr->context, i);
         tr_leave_at(tr, e_jmp_later(e), *ended ? EXIT_BRANCH : EXIT_STEP, 0);
         tr->t->exits[tr->cold[tr->nr_cold - 1].exit].drops = true;
-        if (tr_switches_level(tr)) {
-            struct cold *c = &tr->cold[tr->nr_cold - 1];
-            c->switches_level = true;
-            tr->t->exits[c->exit].size = x86_forms[i->form].op == &x86_op_sysret;
-        }
+        tr->cold[tr->nr_cold - 1].switches_level = tr_switches_level(tr) != 0;
+        tr->t->exits[tr->cold[tr->nr_cold - 1].exit].size = (u8)tr_switches_level(tr);
         return BT_CALLED_OUT;
     case NOTHING:
         if (i->opcode == 0xae)          /* fences */

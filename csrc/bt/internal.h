@@ -60,10 +60,12 @@ enum bt_exit_kind {
     EXIT_MISFIT,                /* a span is not within a page that has bt->slide: the interpreter goes on for a while */
 };
 
+enum bt_switch { BY_SYSCALL = 1, BY_SYSRET, BY_IRET };  /* how code changes level by the routine switch_level */
+
 struct bt_exit {
     u8 kind;
     s16 k;                      /* instructions of the block that have retired, less those that were subtracted from left */
-    u8 size, write;             /* MISS: bytes. BRANCH to switch_level: 1: sysret */
+    u8 size, write;             /* MISS: bytes. BRANCH to switch_level: enum bt_switch */
     u8 align;                   /* MISS: it must be aligned */
     bool early;                 /* MISS: it only loads; the lookup is for a store behind it */
     bool opens;                 /* MISS: accesses behind it rely on its span, so that nothing goes on behind the instruction */
@@ -254,9 +256,11 @@ u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, const struct
 
 /* ---- system.c ---------------------------------------------------------------------------------------------------- */
 void bt_system_masks(struct bt *t);
-/* syscall and sysret of a CPU that has them for itself, from 64-bit code to 64-bit code, called by translated code with bt->exit set,
- * general registers but rbx, rbp, rsp in c and flags in bt->flags, where they are afterwards. Returns the host address where it goes on, or
- * 0: nothing has happened. */
+
+/* ---- level.c ----------------------------------------------------------------------------------------------------- */
+/* syscall, sysret and iret of a CPU that has them for itself, from 64-bit code to 64-bit code, called by translated code with bt->exit set,
+ * general registers but rbx, rbp and r12-r15 in c and flags in bt->flags, where they are afterwards. Returns the host address where it goes
+ * on, or 0: nothing has happened. */
 u64 bt_level_switch(struct x86_cpu *c);
 
 /* ---- verify.c ---------------------------------------------------------------------------------------------------- */

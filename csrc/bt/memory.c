@@ -429,14 +429,28 @@ void tr_access(struct translation *tr, unsigned size, bool write, bool aligned)
     access_scratch(tr, size, write, aligned, slot, i->index != X86_ZERO);
 }
 
+/* In 32-bit code, at base + disp cut to 32 bits: no run of them can be compared as a distance. */
+static void access_cut(struct translation *tr, unsigned base, s32 disp, unsigned size, bool write)
+{
+    e_lea(&tr->e, false, SCRATCH, (int)(base == R_SP ? GUEST_SP : base), NO_INDEX, 0, disp);
+    access_scratch(tr, size, write, false, SLOT_STACK, false);
+}
+
 void tr_access_at(struct translation *tr, unsigned base, s32 disp, bool write)
 {
     if (tr_width(tr) == 8) {
         access_direct(tr, base, disp, 8, write, false, SLOT_STACK);
         return;
     }
-    e_lea(&tr->e, false, SCRATCH, (int)(base == R_SP ? GUEST_SP : base), NO_INDEX, 0, disp);    /* cut: no run of them can be compared as a distance */
-    access_scratch(tr, 4, write, false, SLOT_STACK, false);
+    access_cut(tr, base, disp, 4, write);
+}
+
+void tr_push_selector_address(struct translation *tr)
+{
+    if (tr_width(tr) == 8)
+        access_direct(tr, R_SP, -8, 8, true, false, SLOT_STACK);
+    else
+        access_cut(tr, R_SP, -4, 2, true);
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* System instructions in line: those that only read or write what struct x86_cpu holds.
  *
- * Owns: which they are (OPS), bt->mask_flags. Called by: translate.c. All others, and these where they might fault, change how code
- * executes or let an interrupt in, are called out (EXIT_STEP): run.c has the interpreter's function do them, and comes back.
+ * Owns: which they are (OPS), which go to level.c, bt->mask_flags. Called by: translate.c. All others, and these where they might fault,
+ * change how code executes or let an interrupt in, are called out (EXIT_STEP): run.c has the interpreter's function do them, and comes back.
  *
  * While translated code runs x86_cpu.rflags has all flags but the arithmetic ones, which are in the host's. Nothing here changes those,
  * popf excepted: bits are chosen with pext and pdep. r14 is the CPU's address. sti is never a block's last instruction; what leaves at the
@@ -60,14 +60,14 @@ bool tr_system_rule(const struct translation *tr)
 {
     const struct x86_insn *i = tr->i;
     bool level0 = !(tr->context & CTX_CPL), to_reg = i->op[0].kind == X86_REG;
-    if (i->mode != 64)
-        return false;
+    unsigned width = tr_width(tr);
     switch (what_of(i)) {
     case CLI: case SWAPGS: return level0;
     case STI: return level0 && !tr->last;
     case CLD: case STD: return true;
-    case PUSHF: case POPF: case PUSH_SEG: return i->size == 8;
-    case FROM_CR: return level0 && to_reg && (i->op[1].reg == 0 || (i->op[1].reg >= 2 && i->op[1].reg <= 4) || i->op[1].reg == 8);
+    case PUSHF: case POPF: case PUSH_SEG: return i->size == width;
+    case FROM_CR: return level0 && to_reg && (i->op[1].reg == 0 || (i->op[1].reg >= 2 && i->op[1].reg <= 4) ||
+                                                 (i->op[1].reg == 8 && width == 8));
     case FROM_SEG: case SLDT: case STR: case SMSW: return to_reg && i->size >= 4;
     default: return false;
     }
@@ -133,9 +133,9 @@ static void pushf(struct translation *tr)
     e8(e, 0x48), e8(e, 0x8b), e8(e, 0x89), e32(e, CPU(rflags));         /* mov rcx, [rcx + rflags] */
     keep_bits(e, R_CX, MASK_PUSHED);
     e_lea(e, true, SCRATCH2, SCRATCH2, R_CX, 0, 0);
-    tr_store(tr, 8, SCRATCH2);
+    tr_store(tr, tr_width(tr), SCRATCH2);
     e_load(e, R_CX, GS(tmp));
-    e_lea(e, true, GUEST_SP, GUEST_SP, NO_INDEX, 0, -8);
+    tr_move_sp(tr, -(s32)tr_width(tr));
 }
 
 /* What was popped is in r15, then in bt->entry. */
@@ -145,7 +145,7 @@ static void popf(struct translation *tr)
     unsigned user = tr->context & CTX_CPL ? 1 : 0;
     tr_access_at(tr, R_SP, 0, false);
     carry_end(tr);
-    tr_load(tr, 8, SCRATCH2);
+    tr_load(tr, tr_width(tr), SCRATCH2);
     e_store(e, R_CX, GS(tmp));
     e_store(e, SCRATCH2, GS(entry));
     e_load(e, SCRATCH, GS(cpu));
@@ -179,7 +179,7 @@ static void popf(struct translation *tr)
     e_gs(e, false, 0x89, SCRATCH2, GS(saved_flags));
     e_load(e, R_CX, GS(tmp));
     flags_emit(e, &(struct recipe){ .kind = FLAGS_SAVED });
-    e_lea(e, true, GUEST_SP, GUEST_SP, NO_INDEX, 0, 8);
+    tr_move_sp(tr, (s32)tr_width(tr));
 }
 
 static void swapgs(struct translation *tr)
@@ -198,6 +198,21 @@ static void swapgs(struct translation *tr)
 static u32 selector_of(const struct x86_insn *i, unsigned operand)
 {
     return CPU(seg) + i->op[operand].reg * (u32)sizeof(struct x86_seg) + (u32)offsetof(struct x86_seg, sel);
+}
+
+/* In 32-bit code the selector alone is written, and what the upper half of its place has stays (exec_push_seg). */
+static void push_selector(struct translation *tr, u32 field)
+{
+    struct emit *e = &tr->e;
+    unsigned width = tr_width(tr);
+    tr_push_selector_address(tr);
+    carry_end(tr);
+    e_load(e, SCRATCH2, GS(cpu));
+    cpu_load16(e, SCRATCH2, SCRATCH2, field);
+    if (width == 4)
+        e8(e, 0x66);
+    tr_store(tr, width, SCRATCH2);
+    tr_move_sp(tr, -(s32)width);
 }
 
 static void cr_to_register(struct translation *tr, u32 field, bool wide)
@@ -222,14 +237,7 @@ void tr_system(struct translation *tr)
     switch (what) {
     case PUSHF: pushf(tr); return;
     case POPF: popf(tr); return;
-    case PUSH_SEG:
-        tr_push_address(tr);
-        carry_end(tr);
-        e_load(e, SCRATCH2, GS(cpu));
-        e8(e, 0x45), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0xbf), e32(e, selector_of(i, 0));  /* movzx r15d, word [r15 + selector] */
-        tr_store(tr, 8, SCRATCH2);
-        e_lea(e, true, GUEST_SP, GUEST_SP, NO_INDEX, 0, -8);
-        return;
+    case PUSH_SEG: push_selector(tr, selector_of(i, 0)); return;
     }
     e_load(e, SCRATCH, GS(cpu));
     switch (what) {
@@ -238,7 +246,7 @@ void tr_system(struct translation *tr)
     case CLD: change_flags(e, MASK_NOT_DF, 0); return;
     case STD: change_flags(e, MASK_NOT_DF, X86_DF); return;
     case SWAPGS: swapgs(tr); return;
-    case FROM_CR: cr_to_register(tr, CR[i->op[1].reg], true); return;
+    case FROM_CR: cr_to_register(tr, CR[i->op[1].reg], tr_width(tr) == 8); return;
     case SMSW: cr_to_register(tr, CPU(cr0), i->size == 8); return;
     case SLDT: selector_to_register(tr, CPU(ldtr.sel)); return;
     case STR: selector_to_register(tr, CPU(tr.sel)); return;
@@ -246,58 +254,25 @@ void tr_system(struct translation *tr)
     }
 }
 
-/* ---- syscall and sysret ------------------------------------------------------------------------------------------ */
+/* ---- syscall, sysret, iret --------------------------------------------------------------------------------------- */
 
-bool tr_switches_level(const struct translation *tr)
+unsigned tr_switches_level(const struct translation *tr)
 {
     const struct x86_cpu *c = tr->t->cpu;
-    const struct x86_op *op = x86_forms[tr->i->form].op;
-    bool native = c->ops->syscall == x86_syscall_native && !c->ops->segment_loaded && c->ops->phys;
-    return native && tr->i->mode == 64 && ((op == &x86_op_syscall && tr->i->len == 2) ||
-                                           (op == &x86_op_sysret && tr->i->size == 8 && !(tr->context & CTX_CPL)));
-}
-
-/* The x87's registers, too, may be the guest's, and stay: x87_out is about all contexts, of which one has CTX_X87 if the other has.
- * As x86_syscall_native and sysret do it (exec_far.c); whatever is not the usual case is left to them. Calls nothing: no function that
- * might touch a vector register or MXCSR, which are the guest's here. The kind of bt_exit says which: size 1 is sysret. */
-__attribute__((target("general-regs-only"))) u64 bt_level_switch(struct x86_cpu *c)
-{
-    enum { SYSRET_FLAGS = 0x247fd5, CODE = X86_ATTR_G | X86_ATTR_L | X86_ATTR_P | X86_ATTR_S | 11,
-           DATA = X86_ATTR_G | X86_ATTR_DB | X86_ATTR_P | X86_ATTR_S | 3 };
-    struct bt *t = c->bt;
-    const struct bt_exit *x = &t->exits[t->exit];
-    const struct bt_block *b = &t->block[x->block];
-    bool sysret = x->size;
-    unsigned set = sysret, level = sysret ? 3 : 0;
-    u64 old = (c->rflags & ~(u64)X86_ARITH_FLAGS) | (t->flags >> 8 & 0xd5) | (t->flags & 1) << 11;
-    u64 next = b->va + x->off + 2 /* bytes of syscall */;
-    u64 flags = sysret ? (c->r[X86_R11] & SYSRET_FLAGS) | X86_FLAG1 : (old & ~(c->sfmask | X86_RF)) | X86_FLAG1;
-    u64 target = sysret ? c->r[X86_RCX] : c->lstar, place;
-    u16 context = (u16)((b->context & ~(CTX_SET | CTX_CPL)) | (sysret ? CTX_SET | CTX_CPL : 0));
-    s64 left = t->left - x->k - 1;
-    __asm__("pext %2, %1, %0" : "=r"(place) : "r"(target), "r"(JUMP_MASK));
-    if (unlikely(!(c->efer & X86_EFER_SCE) || c->slow || c->strict || flags & (X86_TF | X86_RF) || c->cr0 & X86_CR0_AM || left < 0 ||
-                 t->jump_context[set] != context || t->jump_negated[set][place] != -target || target == t->poison))
+    const struct x86_insn *i = tr->i;
+    const struct x86_op *op = x86_forms[i->form].op;
+    bool native = c->ops->syscall == x86_syscall_native && !c->ops->segment_loaded && c->ops->phys, level0 = !(tr->context & CTX_CPL);
+    if (!native || i->mode != 64)
         return 0;
-    if (!sysret) {
-        c->r[X86_RCX] = next;
-        c->r[X86_R11] = old & ~(u64)X86_RF;
-    }
-    u16 base = (u16)(c->star >> (sysret ? 48 : 32)), cs = (u16)(base + (sysret ? 16 : 0)), ss = (u16)(base + 8);
-    c->seg[X86_CS] = (struct x86_seg){ .sel = (u16)((cs & ~3u) | level), .attr = (u16)(CODE | level << 5), .limit = 0xffffffff };
-    c->seg[X86_SS] = (struct x86_seg){ .sel = (u16)((ss & ~3u) | level), .attr = (u16)(DATA | level << 5), .limit = 0xffffffff };
-    c->cpl = (u8)level;
-    c->tlb_set = set;
-    c->rflags = flags;
-    c->code.tag = 0;
-    t->flags = (u32)(flags & 0xd5) << 8 | (u32)(flags >> 11 & 1);
-    t->left = left;
-    return t->jump_host[set][place];
+    if (op == &x86_op_syscall && i->len == 2)
+        return BY_SYSCALL;
+    if (i->size != 8 || !level0)
+        return 0;
+    return op == &x86_op_sysret ? BY_SYSRET : op == &x86_op_iret ? BY_IRET : 0;
 }
 
 #else
 
 void bt_system_masks(struct bt *t) { }
-u64 bt_level_switch(struct x86_cpu *c) { return 0; }
 
 #endif

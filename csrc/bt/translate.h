@@ -194,7 +194,7 @@ void tr_return_code(struct translation *tr, const struct cold *c);      /* COLD_
 /* A system instruction, as it stands here, can be done in line. */
 bool tr_system_rule(const struct translation *tr);
 void tr_system(struct translation *tr);
-bool tr_switches_level(const struct translation *tr);   /* syscall, sysret: bt_level_switch may do it */
+unsigned tr_switches_level(const struct translation *tr);       /* enum bt_switch if bt_level_switch may do it, else 0 */
 
 /* ---- memory.c ---- */
 /* Its memory operand is at a place + displacement: no segment's base, nothing cut, no register that is not the host's. */
@@ -209,6 +209,7 @@ void tr_address(struct translation *tr, bool segment);
 void tr_access(struct translation *tr, unsigned size, bool write, bool aligned);
 /* The same for what a push writes, at guest register base + disp. */
 void tr_access_at(struct translation *tr, unsigned base, s32 disp, bool write);
+void tr_push_selector_address(struct translation *tr);  /* of a segment register: in 32-bit code the lower half of what a push moves over */
 static inline void carry_end(struct translation *tr) { tr->carry.on = tr->slid = false; }
 /* The instruction number n of those from tr->i on, which have not been emitted, will find its page tested. */
 bool tr_is_known(const struct translation *tr, const struct x86_insn *i, const struct near *near, unsigned n);

@@ -65,6 +65,7 @@ struct effect {
     bool popf;                          /* arithmetic flags are those of saved_flags; */
     value saved_flags;
     bool act, branch, conditional, forbidden, sets_ip; u8 act_flags; value reg[16]; value store_at, store_value, target, next;
+    u8 store_size;                      /* bytes, if there is a store */
 };
 
 /* What is known of the guest's flags: they are those of op on its registers (or an immediate) as they are now, or were but for op itself.
@@ -133,6 +134,8 @@ static inline bool verify_refuse(struct check *c, const char *why)
 
 /* Bytes of an address, and of what push pushes. */
 static inline unsigned verify_width(const struct check *c) { return context_mode(c->b->context) / 8; }
+/* An address, or what is as wide: in 32-bit code it is cut. */
+static inline value verify_fits(struct check *c, value x) { return verify_width(c) == 8 ? x : value_cut(&c->values, x); }
 static inline unsigned home_of(unsigned n) { return n == R_SP ? R_13 : n; }           /* host register of guest register n < 13 */
 static inline value home(const struct path *p, unsigned n) { return n >= R_13 ? p->own[OWN_HI + n - R_13] : p->reg[home_of(n)]; }
 static inline value guest(struct check *c, unsigned n) { return value_atom(&c->values, VAL_GUEST, 0, n, 0); }

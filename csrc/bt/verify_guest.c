@@ -164,9 +164,6 @@ bool verify_is_after(struct check *c, const struct path *p)
 
 /* ---- what the guest's instruction does --------------------------------------------------------------------------- */
 
-/* An address, or what is as wide: in 32-bit code it is cut. */
-static value fits(struct check *c, value x) { return verify_width(c) == 8 ? x : value_cut(&c->values, x); }
-
 /* Linear address of the memory operand. */
 value verify_linear(struct check *c, bool segment)
 {
@@ -184,7 +181,7 @@ value verify_linear(struct check *c, bool segment)
     if (g->addr_mask != ~0ul)
         a = value_cut(v, a);
     if (segment && (g->mem_seg == X86_FS || g->mem_seg == X86_GS))
-        a = fits(c, value_add(v, a, value_atom(v, VAL_FIELD, 0, GS(seg_base) + 8 * (u32)(g->mem_seg - X86_FS), 8), 0, 0));
+        a = verify_fits(c, value_add(v, a, value_atom(v, VAL_FIELD, 0, GS(seg_base) + 8 * (u32)(g->mem_seg - X86_FS), 8), 0, 0));
     return a;
 }
 
@@ -204,8 +201,8 @@ static value operand_value(struct check *c)     /* of operand 0, as wide as an a
     const struct x86_insn *g = c->g;
     switch (g->op[0].kind) {
     case X86_MEM: return loaded(c, verify_linear(c, true));
-    case X86_REG: return fits(c, guest(c, g->op[0].reg / 8));
-    default: return fits(c, value_const(&c->values, g->imm));
+    case X86_REG: return verify_fits(c, guest(c, g->op[0].reg / 8));
+    default: return verify_fits(c, value_const(&c->values, g->imm));
     }
 }
 
@@ -232,12 +229,12 @@ bool verify_effect(struct check *c)
     const struct x86_insn *g = c->g;
     u64 next = c->b->va + c->off + c->len, wide = verify_width(c) == 8 ? ~0ul : 0xffffffff;
     unsigned width = verify_width(c);
-    *f = (struct effect){ .next = value_const(v, next) };
+    *f = (struct effect){ .next = value_const(v, next), .store_size = (u8)width };
     if (!g)
         return true;
     const struct x86_form *form = &x86_forms[g->form];
     const struct x86_op *op = form->op;
-    value sp = guest(c, R_SP), push_at = fits(c, value_plus(v, sp, -(u64)width));
+    value sp = guest(c, R_SP), push_at = verify_fits(c, value_plus(v, sp, -(u64)width));
     bool rel = g->op[0].kind == X86_REL;
     int act = act_of(op);
     if (op == &x86_op_imul && g->nr_ops == 1)
@@ -269,13 +266,13 @@ bool verify_effect(struct check *c)
         return true;
     }
     if (op == &x86_op_pop && g->size == width && g->op[0].kind == X86_REG) {
-        f->reg[R_SP] = fits(c, value_plus(v, sp, width));
-        f->reg[g->op[0].reg / 8] = loaded(c, fits(c, sp));
+        f->reg[R_SP] = verify_fits(c, value_plus(v, sp, width));
+        f->reg[g->op[0].reg / 8] = loaded(c, verify_fits(c, sp));
         return true;
     }
     if (op == &x86_op_leave && g->size == width) {
-        f->reg[R_SP] = fits(c, value_plus(v, guest(c, R_BP), width));
-        f->reg[R_BP] = loaded(c, fits(c, guest(c, R_BP)));
+        f->reg[R_SP] = verify_fits(c, value_plus(v, guest(c, R_BP), width));
+        f->reg[R_BP] = loaded(c, verify_fits(c, guest(c, R_BP)));
         return true;
     }
     if (!(form->attr & F_BRANCH))
@@ -291,13 +288,13 @@ bool verify_effect(struct check *c)
         return true;
     }
     if (op == &x86_op_ret) {
-        f->target = loaded(c, fits(c, sp));
-        f->reg[R_SP] = fits(c, value_plus(v, sp, width + (g->nr_ops ? g->imm & 0xffff : 0)));
+        f->target = loaded(c, verify_fits(c, sp));
+        f->reg[R_SP] = verify_fits(c, value_plus(v, sp, width + (g->nr_ops ? g->imm & 0xffff : 0)));
         return true;
     }
     f->conditional = true;
     if (op == &x86_op_loop && g->addr_mask == wide)
-        f->reg[R_CX] = fits(c, value_plus(v, guest(c, R_CX), -1ul));
+        f->reg[R_CX] = verify_fits(c, value_plus(v, guest(c, R_CX), -1ul));
     return op == &x86_op_jcc || ((op == &x86_op_loop || op == &x86_op_jcxz) && g->addr_mask == wide);
 }
 

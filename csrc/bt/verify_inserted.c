@@ -239,7 +239,7 @@ bool verify_inserted(struct check *c, struct path *p, const struct x86_insn *h, 
     if (op == &x86_op_mov && x86_has_mem(h)) {
         value lin, a = verify_host_address(c, p, h, here);
         bool store = h->op[0].kind == X86_MEM;
-        unsigned width = verify_width(c);
+        unsigned width = store ? c->effect.store_size : verify_width(c);
         if (h->size != width || h->mem_seg >= X86_FS || !(store ? reg1 || h->op[1].kind == X86_IMM : reg0) || c->effect.act || !c->g)
             return verify_refuse(c, "memory is accessed in a way that does not occur");
         if (!verify_access(c, p, a, width, store, 1, &lin))
@@ -251,7 +251,8 @@ bool verify_inserted(struct check *c, struct path *p, const struct x86_insn *h, 
         if (p->stored)
             return verify_refuse(c, "a second store");
         value x = reg1 ? p->reg[src] : value_const(v, h->imm);
-        p->stored = true, p->store_at = lin, p->store_value = width == 8 ? x : value_cut(v, x);
+        bool selector = v->v[x].kind == VAL_CPU && v->v[x].width == 2;  /* all that is ever stored as two bytes */
+        p->stored = true, p->store_at = lin, p->store_value = width == 8 ? x : width == 4 ? value_cut(v, x) : selector ? x : 0;
         return true;
     }
     if (op == &x86_op_mov && reg0 && reg1 && h->size == 8 && !x86_has_mem(h) && src != R_SP)

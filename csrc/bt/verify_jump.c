@@ -7,7 +7,7 @@
 
 #if defined(__x86_64__)
 
-extern const struct x86_op x86_op_call, x86_op_jcc, x86_op_jcxz, x86_op_jmp, x86_op_syscall, x86_op_sysret;
+extern const struct x86_op x86_op_call, x86_op_jcc, x86_op_jcxz, x86_op_jmp, x86_op_syscall, x86_op_sysret, x86_op_iret;
 
 /* ---- ways out ---------------------------------------------------------------------------------------------------- */
 
@@ -143,14 +143,16 @@ static bool looks_up(struct check *c, struct path *p, u32 target)
     return verify_refuse(c, "calls what is no routine");
 }
 
-/* switch_level does syscall or sysret in the place of the interpreter: the exit says which, and that nothing has happened. */
+/* switch_level does syscall, sysret or iret in the place of the interpreter: the exit says which, and that nothing has happened. */
 static bool switches_level(struct check *c, const struct path *p)
 {
     const struct bt_exit *x = &c->t->exits[p->exit];
     const struct x86_op *op = c->g ? x86_forms[c->g->form].op : NULL;
-    bool sysret = op == &x86_op_sysret && c->g->size == 8 && !(c->b->context & CTX_CPL);
-    return (x->kind == EXIT_BRANCH && x->off == c->off && !(c->b->context & CTX_32) &&
-            (sysret || (op == &x86_op_syscall && c->len == 2)) && x->size == sysret) ||
+    bool back = op && c->g->size == 8 && !(c->b->context & CTX_CPL);
+    unsigned how = op == &x86_op_syscall && c->len == 2 ? BY_SYSCALL : 0;
+    if (back && (op == &x86_op_sysret || op == &x86_op_iret))
+        how = op == &x86_op_sysret ? BY_SYSRET : BY_IRET;
+    return (x->kind == EXIT_BRANCH && x->off == c->off && !(c->b->context & CTX_32) && how && x->size == how) ||
            verify_refuse(c, "no switch between levels");
 }
 

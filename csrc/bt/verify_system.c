@@ -16,8 +16,8 @@
 enum { SEL0 = offsetof(struct x86_cpu, seg) + offsetof(struct x86_seg, sel) };
 
 static const struct { u32 at; u8 sizes; bool write; } FIELDS[] = {      /* sizes: sum of what may be read; written are 8 bytes */
-    { CPU(rflags), 8, true }, { CPU(slow), 4, false }, { CPU(cr0), 8 | 4, false }, { CPU(cr2), 8, false }, { CPU(cr3), 8, false },
-    { CPU(cr4), 8, false }, { CPU(cr8), 8, false }, { CPU(ldtr.sel), 2, false }, { CPU(tr.sel), 2, false },
+    { CPU(rflags), 8, true }, { CPU(slow), 4, false }, { CPU(cr0), 8 | 4, false }, { CPU(cr2), 8 | 4, false }, { CPU(cr3), 8 | 4, false },
+    { CPU(cr4), 8 | 4, false }, { CPU(cr8), 8, false }, { CPU(ldtr.sel), 2, false }, { CPU(tr.sel), 2, false },
     { CPU(kernel_gs_base), 8, true }, { CPU(seg[X86_GS].base), 8, true }, { CPU(lin_base[X86_GS]), 0, true },
 };
 
@@ -123,12 +123,13 @@ static bool popf_effect(struct check *c, value rflags, bool level0)
     struct values *v = &c->values;
     struct effect *f = &c->effect;
     u64 step = X86_TF | X86_NT | X86_AC | X86_ID | (level0 ? X86_IOPL : X86_IF), take = X86_DF | (level0 ? X86_IF : 0);
-    value popped = value_atom(v, VAL_LOADED, guest(c, R_SP), 0, 8);
+    unsigned width = verify_width(c);
+    value sp = guest(c, R_SP), popped = value_atom(v, VAL_LOADED, verify_fits(c, sp), 0, width);
     value not_old = value_atom(v, VAL_NOT, extracted(c, rflags, step), 0, 0);
     f->zero[0] = value_plus(v, value_add(v, not_old, extracted(c, popped, step), 0, 0), 1);
     if (level0)
         f->zero[1] = field(c, CPU(slow), 4);
-    f->reg[R_SP] = value_plus(v, guest(c, R_SP), 8);
+    f->reg[R_SP] = verify_fits(c, value_plus(v, sp, width));
     writes(f, CPU(rflags), value_add(v, masked(c, rflags, ~take), masked(c, popped, take), 0, 0));
     f->popf = true;
     f->saved_flags = value_add(v, value_atom(v, VAL_DEPOSIT, extracted(c, popped, 0xff), 0xff00, 0), extracted(c, popped, X86_OF), 0, 0);
@@ -142,10 +143,8 @@ bool verify_system_effect(struct check *c)
     const struct x86_insn *g = c->g;
     const struct x86_op *op = x86_forms[g->form].op;
     bool level0 = !(c->b->context & CTX_CPL), to_reg = g->op[0].kind == X86_REG;
-    unsigned dst = g->op[0].reg / 8u;
-    value rflags = field(c, CPU(rflags), 8), push_at = value_plus(v, guest(c, R_SP), -8ul);
-    if (g->mode != 64)
-        return false;
+    unsigned dst = g->op[0].reg / 8u, width = verify_width(c);
+    value rflags = field(c, CPU(rflags), 8), push_at = verify_fits(c, value_plus(v, guest(c, R_SP), -(u64)width));
     if (op == &x86_op_cli && level0)
         return writes(f, CPU(rflags), masked(c, rflags, ~(u64)X86_IF)), true;
     if (op == &x86_op_cld || op == &x86_op_std) {
@@ -157,16 +156,17 @@ bool verify_system_effect(struct check *c)
         writes(f, OF_BT | GS(sti_flags), rflags);
         return f->zero[0] = field(c, CPU(slow), 4), true;
     }
-    if (op == &x86_op_pushf && g->size == 8) {
+    if (op == &x86_op_pushf && g->size == width) {
         value host = value_atom(v, VAL_HOST_FLAGS, 0, 0, 0);
         f->store_at = f->reg[R_SP] = push_at;
-        f->store_value = value_add(v, masked(c, host, X86_ARITH_FLAGS), masked(c, rflags, ~(u64)(X86_ARITH_FLAGS | X86_VM | X86_RF)), 0, 0);
-        return true;
+        value image = value_add(v, masked(c, host, X86_ARITH_FLAGS), masked(c, rflags, ~(u64)(X86_ARITH_FLAGS | X86_VM | X86_RF)), 0, 0);
+        return f->store_value = verify_fits(c, image), true;
     }
-    if (op == &x86_op_popf && g->size == 8)
+    if (op == &x86_op_popf && g->size == width)
         return popf_effect(c, rflags, level0);
-    if (op == &x86_op_push_seg && g->size == 8) {
+    if (op == &x86_op_push_seg && g->size == width) {
         f->store_at = f->reg[R_SP] = push_at;
+        f->store_size = width == 8 ? 8 : 2;             /* the rest of the four bytes stays: vol. 2, PUSH */
         return f->store_value = field(c, SEL0 + g->op[0].reg * (u32)sizeof(struct x86_seg), 2), true;
     }
     if (op == &x86_op_swapgs && level0) {
@@ -181,7 +181,7 @@ bool verify_system_effect(struct check *c)
     if (op == &x86_op_mov_cr && level0) {
         static const u32 cr[9] = { CPU(cr0), 0, CPU(cr2), CPU(cr3), CPU(cr4), 0, 0, 0, CPU(cr8) };
         unsigned n = g->op[1].reg;
-        return n < 9 && cr[n] && (f->reg[dst] = field(c, cr[n], 8), true);
+        return n < 9 && cr[n] && (n != 8 || width == 8) && (f->reg[dst] = field(c, cr[n], width), true);
     }
     if (op == &x86_op_smsw)
         return f->reg[dst] = field(c, CPU(cr0), g->size), true;

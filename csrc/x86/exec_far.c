@@ -218,9 +218,7 @@ static inline void check_return_code(struct x86_cpu *c, u16 sel, struct x86_seg 
     if (x86_null_sel(sel))
         x86_raise_error(c, X86_GP, 0);
     u64 desc = x86_fetch_segment(c, sel, X86_GP, 0);
-    u16 attr = x86_desc_attr(desc);
-    unsigned dpl = x86_attr_dpl(attr), rpl = sel & 3;
-    if (!x86_is_code(attr) || rpl < c->cpl || (x86_is_conforming(attr) ? dpl > rpl : dpl != rpl))
+    if (!x86_may_return_to(x86_desc_attr(desc), sel & 3, c->cpl))
         x86_raise_error(c, X86_GP, sel & ~3u);
     accept_code(c, sel, desc, cs);
 }
@@ -228,7 +226,7 @@ static inline void check_return_code(struct x86_cpu *c, u16 sel, struct x86_seg 
 /* The stack segment of a return: null only to 64-bit code above level 3. */
 static inline void check_return_stack(struct x86_cpu *c, u16 sel, unsigned rpl, bool to64, struct x86_seg *ss)
 {
-    if (x86_null_sel(sel) && to64 && rpl != 3 && (sel & 3u) == rpl)
+    if (to64 && x86_null_is_stack(sel, rpl))
         *ss = (struct x86_seg){ .sel = sel, .attr = X86_ATTR_UNUSABLE | rpl << 5 };
     else
         x86_check_stack_segment(c, ss, sel, rpl, X86_GP, 0);
@@ -281,19 +279,6 @@ static void retf(struct x86_cpu *c, const struct x86_insn *i)
     go_unprotected(c, sel, rip);
 }
 
-/* What IRET makes of rflags with `image` from the stack (vol. 2, IRET; no VME: VIF and VIP do not exist). */
-static u64 iret_flags(const struct x86_cpu *c, u64 image, unsigned size)
-{
-    u64 mask = X86_ARITH_FLAGS | X86_TF | X86_DF | X86_NT;
-    if (size > 2)
-        mask |= X86_RF | X86_AC | X86_ID;
-    if (!(c->cr0 & X86_CR0_PE) || c->cpl == 0)
-        mask |= X86_IF | X86_IOPL;
-    else if (c->cpl <= x86_iopl(c))
-        mask |= X86_IF;
-    return (c->rflags & ~mask) | (image & mask) | X86_FLAG1;
-}
-
 static void iret_vm86(struct x86_cpu *c, struct x86_stack *s, u64 rip, u16 cs, u64 image)
 {
     static const u8 order[] = { X86_ES, X86_DS, X86_FS, X86_GS };
@@ -305,7 +290,7 @@ static void iret_vm86(struct x86_cpu *c, struct x86_stack *s, u64 rip, u16 cs, u
     sel[X86_CS] = cs;
     if (rip > 0xffff)
         x86_raise_error(c, X86_GP, 0);
-    c->rflags = iret_flags(c, image, 4) | X86_VM;
+    c->rflags = x86_iret_flags(c, c->rflags, image, 4) | X86_VM;
     c->cpl = 3;
     c->r[X86_RSP] = sp;
     for (unsigned n = 0; n < X86_NR_SEGS; n++)
@@ -350,12 +335,12 @@ static void iret(struct x86_cpu *c, const struct x86_insn *i)
         if (rip > c->seg[X86_CS].limit)
             x86_raise_error(c, X86_GP, 0);
         c->r[X86_RSP] = s.sp;
-        c->rflags = iret_flags(c, image, i->size);
+        c->rflags = x86_iret_flags(c, c->rflags, image, i->size);
         go_unprotected(c, sel, rip);
     } else if (i->size == 4 && (image & X86_VM) && c->cpl == 0 && !c->long_mode) {
         iret_vm86(c, &s, rip, sel, image);
     } else {
-        return_to(c, &s, i->size, rip, sel, 0, c->mode == 64, iret_flags(c, image, i->size));
+        return_to(c, &s, i->size, rip, sel, 0, c->mode == 64, x86_iret_flags(c, c->rflags, image, i->size));
     }
 }
 

@@ -101,11 +101,9 @@ void x86_set_segment_null(struct x86_cpu *c, unsigned seg, u16 sel)
 void x86_drop_inner_segments(struct x86_cpu *c)
 {
     static const u8 data[] = { X86_ES, X86_DS, X86_FS, X86_GS };
-    for (unsigned n = 0; n < ARRAY_SIZE(data); n++) {
-        u16 attr = c->seg[data[n]].attr;
-        if (!(attr & X86_ATTR_UNUSABLE) && !x86_is_conforming(attr) && x86_attr_dpl(attr) < c->cpl)
+    for (unsigned n = 0; n < ARRAY_SIZE(data); n++)
+        if (x86_is_inner(&c->seg[data[n]], c->cpl))
             x86_set_segment_null(c, data[n], 0);
-    }
 }
 
 /* ---- checks ------------------------------------------------------------------------------------------------------- */
@@ -116,7 +114,7 @@ u64 x86_check_stack_descriptor(struct x86_cpu *c, u16 sel, unsigned cpl, unsigne
         x86_raise_error(c, vector, ext);
     u64 desc = x86_fetch_segment(c, sel, vector, ext);
     u16 attr = x86_desc_attr(desc);
-    if ((sel & 3) != cpl || !x86_is_writable(attr) || x86_attr_dpl(attr) != cpl)
+    if (!x86_may_be_stack(attr, sel, cpl))
         x86_raise_error(c, vector, (sel & ~3u) | ext);
     if (!(attr & X86_ATTR_P))
         x86_raise_error(c, X86_SS_EXC, (sel & ~3u) | ext);

@@ -33,6 +33,35 @@ static inline bool x86_is_writable(u16 attr) { return (attr & (X86_ATTR_S | X86_
 static inline bool x86_is_readable(u16 attr) { return (attr & X86_ATTR_S) && (!(attr & X86_SEG_CODE) || (attr & X86_SEG_RW)); }
 /* Type of a system descriptor, 0 (reserved) if it is one of code or data. */
 static inline unsigned x86_sys_type(u16 attr) { return attr & X86_ATTR_S ? 0 : x86_attr_type(attr); }
+/* What a return (vol. 2, RET, IRET) may lead to: code by a selector with this RPL; a stack of level cpl; in 64-bit code
+ * no stack segment at all. */
+static inline bool x86_may_return_to(u16 attr, unsigned rpl, unsigned cpl)
+{
+    unsigned dpl = x86_attr_dpl(attr);
+    return x86_is_code(attr) && rpl >= cpl && (x86_is_conforming(attr) ? dpl <= rpl : dpl == rpl);
+}
+static inline bool x86_may_be_stack(u16 attr, u16 sel, unsigned cpl)
+{
+    return (sel & 3u) == cpl && x86_is_writable(attr) && x86_attr_dpl(attr) == cpl;
+}
+static inline bool x86_null_is_stack(u16 sel, unsigned rpl) { return x86_null_sel(sel) && rpl != 3 && (sel & 3u) == rpl; }
+/* A data segment that level cpl may not use: on the way there it becomes null. */
+static inline bool x86_is_inner(const struct x86_seg *s, unsigned cpl)
+{
+    return !(s->attr & X86_ATTR_UNUSABLE) && !x86_is_conforming(s->attr) && x86_attr_dpl(s->attr) < cpl;
+}
+/* What IRET makes of rflags with `image` from the stack (vol. 2, IRET; no VME: VIF and VIP do not exist). */
+static inline u64 x86_iret_flags(const struct x86_cpu *c, u64 rflags, u64 image, unsigned size)
+{
+    u64 mask = X86_ARITH_FLAGS | X86_TF | X86_DF | X86_NT;
+    if (size > 2)
+        mask |= X86_RF | X86_AC | X86_ID;
+    if (!(c->cr0 & X86_CR0_PE) || c->cpl == 0)
+        mask |= X86_IF | X86_IOPL;
+    else if (c->cpl <= x86_iopl(c))
+        mask |= X86_IF;
+    return (rflags & ~mask) | (image & mask) | X86_FLAG1;
+}
 static inline u16 x86_desc_attr(u64 desc) { return (desc >> 40 & 0xff) | (desc >> 44 & 0xf00); }
 
 static inline u64 x86_sys_load(struct x86_cpu *c, u64 lin, unsigned size)
@@ -54,15 +83,19 @@ static inline struct x86_seg x86_segment_of(u16 sel, u64 desc)
 
 /* The descriptor that sel names; #vector(sel & ~3 | ext) if it lies beyond its table. desc[1] is 0 unless `two`. */
 void x86_fetch_descriptor(struct x86_cpu *c, u16 sel, bool two, u64 desc[2], unsigned vector, unsigned ext);
-/* The same of 8 bytes. In line is what nearly all are: of the GDT, in a page that the TLB has. */
+/* The 8 bytes that nearly all are: of the GDT, in a page that the TLB has. NULL: by x86_fetch_descriptor. */
+static inline const u8 *x86_quick_descriptor(struct x86_cpu *c, u16 sel)
+{
+    bool gdt = c->ops->descriptor == x86_descriptor_native && !(sel & 4) && (sel | 7u) <= c->gdtr.limit;
+    return likely(gdt) ? x86_quick_ptr(c, X86_SYS_SEG, c->gdtr.base + (sel & ~7u), 8, false) : NULL;
+}
+/* The same as x86_fetch_descriptor of 8 bytes. */
 static inline u64 x86_fetch_segment(struct x86_cpu *c, u16 sel, unsigned vector, unsigned ext)
 {
     u64 desc[2];
-    if (likely(c->ops->descriptor == x86_descriptor_native && !(sel & 4) && (sel | 7u) <= c->gdtr.limit)) {
-        const u8 *quick = x86_quick_ptr(c, X86_SYS_SEG, c->gdtr.base + (sel & ~7u), 8, false);
-        if (likely(quick != NULL))
-            return x86_host_load(quick, 8);
-    }
+    const u8 *quick = x86_quick_descriptor(c, sel);
+    if (likely(quick != NULL))
+        return x86_host_load(quick, 8);
     x86_fetch_descriptor(c, sel, false, desc, vector, ext);
     return desc[0];
 }

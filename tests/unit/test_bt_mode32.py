@@ -118,6 +118,7 @@ KINDS = """
     addr16 mov %r, [0x70]|addr16 add [bx + si], %b|pushfd|popfd|enter 16, 0|leave|lodsd|stosb|rep stosb|andn %r, %r, %m|mulx %r, %r, %m|crc32 %r, %b
     mov es, bx|movd xmm1, %r|movups xmm0, %m|paddd xmm0, xmm1|movups %m, xmm0|movaps xmm2, %m|addps xmm0, xmm2|cvtsi2sd xmm1, %r|ucomisd xmm0, xmm1
     div %r|idiv %r|bound %r, %m|fld1|fstp qword ptr %m|prefetcht0 %m|mov %b, %b|xchg eax, %r|sete ah|lock inc dword ptr %m
+    push es|push cs|push gs|push ss; pop %r|mov %r, ds|mov %r, gs|mov %w, ss|sldt %r|str %r|smsw %r|cli|sti|cld|std|mov %r, cr0|mov %r, cr2|mov %r, cr3|pushfd; pop %r
 """.replace("\n", "|").split("|")
 ALL = [k.strip() for k in KINDS if k.strip()]
 

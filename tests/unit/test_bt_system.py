@@ -11,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bt_kit import MARKS, VERIFIED, VERIFY, stats, trap
-from test_bt_verify import GS, Code, add32, edit, nops
+from test_bt_verify import GS, Code, add32, edit, nops, record
 from test_bt_verify import machine as plain_machine
-from x86_kit import IF, Machine
+from x86_kit import AC, DB, GP, IF, NM, NP, PF, SS, TS, UD, Machine
+
+from xenlike.engine import lib
 
 pytestmark = MARKS
 STATE = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)), "rip", "rflags", "retired", "slow", "cpl", "cr0", "cr2",
          "cr3", "cr4", "cr8", "efer", "kernel_gs_base", "halted", "pending_db",
          *(f"{s}.{part}" for s in ("es", "cs", "ss", "ds", "fs", "gs") for part in ("sel", "base", "attr"))]
-HANDLER, LOG, STACK = 0x4000, 0x9000, 0x8000
+HANDLER, DEAD, LOG, STACK = 0x4000, 0x4800, 0x9000, 0x8000
 ENGINES = ("bt", "interp")
 
 # What comes in, and from where: a byte each of rip and of the flags' second byte, in the order of arrival.
@@ -38,16 +40,21 @@ LOGGING = f"""
     pop rax
     iretq
 """
+LOGGING32 = LOGGING.replace("rsp + 16", "esp + 8").replace("rsp + 32", "esp + 16").replace("iretq", "iretd").replace("rax", "eax").replace("rbx", "ebx")
 
 
 NAMES = {f"{s}_{part}": f"{s}.{part}" for s in ("fs", "gs") for part in ("sel", "base")}
 
 
-def machine(engine: str, source: str, options: int = VERIFY, *, cpl: int = 0, deliver: bool = True, **state: int) -> Machine:
-    m = Machine(64, cpl, engine=engine, options=options, deliver=deliver)
+def machine(engine: str, source: str, options: int = VERIFY, *, bits: int = 64, cpl: int = 0, deliver: bool = True,
+            **state: int) -> Machine:
+    m = Machine(bits, cpl, engine=engine, options=options, deliver=deliver)
     for vector in (0x30, 0x40):
         m.gate(vector, HANDLER, dpl=3)
-    m.code(LOGGING, at=HANDLER)
+    for vector in (AC, DB, UD, NM, TS, NP, SS, GP, PF):
+        m.gate(vector, DEAD)
+    m.code("1: hlt; jmp 1b", at=DEAD)
+    m.code(LOGGING if bits == 64 else LOGGING32, at=HANDLER)
     m.code(source)
     m["rsp"] = STACK
     for name, value in state.items():
@@ -217,6 +224,121 @@ def test_round_trips_between_levels(enter: str, flags: int, options: int) -> Non
         assert stats(m).interpreted < 50 + watched, "switch_level does most of 25 system calls and returns"
 
 
+IRETS = """
+    mov ecx, 0xc0000080
+    rdmsr
+    or eax, 1
+    wrmsr
+    mov r12d, {rounds}
+again:
+    mov esi, {cs0}
+    mov edi, 0x7800
+    mov r14d, {ss0}
+    cmp r12d, {late}
+    ja 2f
+    mov esi, {cs}
+    mov rdi, {rsp}
+    mov r14d, {ss}
+    {before}
+2:  push r14
+    push rdi
+    pushfq
+    cmp r12d, {late}
+    ja 3f
+    {flags}
+3:  push rsi
+    lea rax, [rip + there]
+    push rax
+    cmp r12, r13
+    iretq
+there:
+    setc bl
+    pushfq
+    pop r10
+    add r9, r10
+    mov eax, ss
+    mov edx, cs
+    lea r8, [r8 + rax * 8]
+    lea r8, [r8 + rdx]
+    mov eax, ds
+    lea r8, [r8 + rax * 2]
+    add r11, rsp
+    mov rax, [0x9001]
+    {back}
+    .org 0x180
+    mov rsp, {stack}
+    cli
+    dec r12
+    jnz again
+    hlt
+"""
+USER, KERNEL = {"cs": 0x1b, "ss": 0x23, "back": "syscall"}, {"cs": 8, "ss": 0x10, "back": "jmp 0x1180"}
+GDT = "sgdt [0x9800]; mov rbx, [0x9802]; "
+OUTER = "mov eax, 0x23; mov ds, eax; mov es, eax; mov fs, eax; mov gs, eax; "
+LEVEL_1 = {"cs": 0x19, "ss": 0x21, "before": OUTER + GDT + "mov byte ptr [rbx + 0x1d], 0xbb; mov byte ptr [rbx + 0x25], 0xb3"}
+#: What differs from the usual, and whether it is done without the interpreter all the same.
+IRET_CASES = {
+    "to level 3": (USER, True), "to level 0": (KERNEL, True), "to level 0 without a stack segment": (KERNEL | {"ss": 0}, True),
+    "other flags": (USER | {"flags": "mov dword ptr [rsp], 0xed7"}, True), "IOPL, ID and AC": (USER | {"flags": "or dword ptr [rsp], 0x243000"}, True),
+    "AC without AM": (USER | {"flags": "or dword ptr [rsp], 0x40000"}, True),
+    "IF": (USER | {"flags": "or dword ptr [rsp], 0x200"}, True), "IF, at level 0": (KERNEL | {"flags": "or dword ptr [rsp], 0x200"}, True),
+    "AM without AC": (USER | {"before": "mov rax, cr0; bts rax, 18; jc 1f; mov cr0, rax; 1:"}, True),
+    "AM and AC": (USER | {"before": "mov rax, cr0; bts rax, 18; jc 1f; mov cr0, rax; 1:", "flags": "or dword ptr [rsp], 0x40000"}, False),
+    "AM and AC, at level 0": (KERNEL | {"before": "mov rax, cr0; bts rax, 18; jc 1f; mov cr0, rax; 1:", "flags": "or dword ptr [rsp], 0x40000"}, True),
+    "TF": (USER | {"flags": "or dword ptr [rsp], 0x100"}, False), "RF": (USER | {"flags": "or dword ptr [rsp], 0x10000"}, False),
+    "NT, taken": (USER | {"flags": "or dword ptr [rsp], 0x4000"}, True), "VM in the image": (USER | {"flags": "or dword ptr [rsp], 0x20000"}, True),
+    "NT, of level 0": (USER | {"before": "pushfq; or dword ptr [rsp], 0x4000; popfq"}, False),
+    "a data segment of level 0": (USER | {"before": "mov eax, 0x10; mov ds, eax"}, False),
+    "a data segment of level 3": (USER | {"before": "mov eax, 0x23; mov ds, eax; mov es, eax"}, False),
+    "to level 1": (USER | LEVEL_1, False), "to level 1, where level 0 has been": (KERNEL | LEVEL_1, False),
+    "to another level than the descriptor's": (USER | {"cs": 0x19, "ss": 0x21}, False), "another level's selector": (USER | {"cs": 0x18}, False), "no code": (USER | {"cs": 0x23}, False),
+    "16-bit code": (USER | {"cs": 0x43}, False), "no selector": (USER | {"cs": 0}, False), "beyond the table": (USER | {"cs": 0x7fb}, False),
+    "in the LDT": (USER | {"cs": 0x1f}, False), "a stack of another level": (USER | {"ss": 0x20}, False), "a stack that is code": (USER | {"ss": 0x1b}, False),
+    "a null stack at level 3": (USER | {"ss": 3}, False), "a null stack of another level": (KERNEL | {"ss": 3}, False), "no stack in the table": (USER | {"ss": 0x7fb}, False),
+    "code not marked": (USER | {"before": GDT + "and byte ptr [rbx + 0x1d], 0xfe"}, False), "a stack not marked": (USER | {"before": GDT + "and byte ptr [rbx + 0x25], 0xfe"}, False),
+    "code not present": (USER | {"before": GDT + "and byte ptr [rbx + 0x1d], 0x7f"}, False), "a stack not present": (USER | {"before": GDT + "and byte ptr [rbx + 0x25], 0x7f"}, False),
+    "a stack not writable": (USER | {"before": GDT + "and byte ptr [rbx + 0x25], 0xfd"}, False), "L and D": (USER | {"before": GDT + "or byte ptr [rbx + 0x1e], 0x40"}, False),
+    "conforming code": (USER | {"before": GDT + "or byte ptr [rbx + 0x1d], 4"}, False), "a short table": (USER | {"before": GDT + "mov word ptr [0x9800], 0x1e; lgdt [0x9800]"}, False),
+    "a stack with a base": (USER | {"before": GDT + "mov byte ptr [rbx + 0x22], 5; mov byte ptr [rbx + 0x27], 7"}, False),
+    "a frame in two pages": (USER | {"stack": 0x9018}, False), "a frame at a page's end": (USER | {"stack": 0x9000}, True), "a frame that is not aligned": (USER | {"stack": 0x8ffd}, True),
+    "a frame nowhere": (USER | {"before": "mov rsp, 0x123456789; iretq"}, False),
+    "a stack pointer that is not canonical": (USER | {"rsp": "r15"}, True),
+    "to where nothing is": (USER | {"flags": "push 0x1b; push r15; iretq"}, False),
+}
+
+
+def iret_source(rounds: int, how: dict[str, object], before: str = "", late: int = 1000) -> str:
+    """late: only the last so many rounds are as ``how`` says, those before them as usual."""
+    usual = USER if how["back"] == "syscall" else KERNEL
+    values = {"before": before, "flags": "", "rsp": 0x7800, "stack": STACK, "rounds": rounds, "late": late, "cs0": usual["cs"], "ss0": usual["ss"]}
+    return IRETS.format(**values | how).replace("; ", "\n")
+
+
+IRET_STATE = {"star": 0x08 << 32 | 0x1b << 48, "lstar": 0x1180, "sfmask": 0x44700, "r15": 0x8000000000000000, "r13": 30}
+
+
+@pytest.mark.parametrize("options", VERIFIED)
+@pytest.mark.parametrize("case", IRET_CASES)
+def test_iret(case: str, options: int) -> None:
+    """Wrong: iret in a routine of translated code goes where the interpreter's would not, with other flags, segments or stack, or does what would fault."""
+    how, quick = IRET_CASES[case]
+    same(iret_source(60, how), options, budgets=(9, 1, 1, 23, 5000), **IRET_STATE)
+    same(iret_source(60, how, late=3), options, budgets=(9, 1, 1, 23, 5000), **IRET_STATE)
+    if options != VERIFY:
+        return
+    same(iret_source(5, how), options, budgets=(1,) * 150, **IRET_STATE)
+    few, many = (stats(same(iret_source(rounds, how), options, budgets=(40000,), **IRET_STATE)).interpreted for rounds in (300, 700))
+    assert not quick or many - few < 100, "the interpreter does most of them"
+
+
+@pytest.mark.parametrize("options", VERIFIED)
+@pytest.mark.parametrize("case", ["to level 3", "IF", "IF, at level 0", "to level 0"])
+def test_iret_lets_interrupts_in(case: str, options: int) -> None:
+    """Wrong: an interrupt that waits while IF is clear does not come where iret sets it, or comes where it does not."""
+    for first in range(20, 60, 1 if options == VERIFY else 7):
+        same(iret_source(60, IRET_CASES[case][0], "cli"), options, budgets=(first, 7, 1, 1, 60, 300, 33, 5000), interrupts=True, **IRET_STATE)
+
+
 PAGES = """
     mov rax, [0x9000]
     mov rbx, [r8]
@@ -362,3 +484,17 @@ def test_the_verifier_sees_a_defect_of_what_is_in_line(name: str) -> None:
     assert code.why(first) is None
     assert DEFECTS[name](code) == first, "the pattern must match there"
     assert code.why(first) is not None
+
+
+@pytest.mark.parametrize("size", range(5))
+@pytest.mark.parametrize("source", ["syscall", "sysretq", "iretq", "hlt; iretq", "iretd", "int 0x30"])
+def test_the_verifier_sees_a_wrong_switch_of_levels(source: str, size: int) -> None:
+    """Wrong: the routine switch_level would do another instruction than the one that stands there, as the exit's record says."""
+    m = machine("bt", f"jmp 1f; 1: {source}", 0)
+    m.run(2)
+    code = Code(m)
+    block = next(n for n in code.blocks() if code.exits(n, lib.XL_BT_EXIT_BRANCH))
+    right = {"syscall": 1, "sysretq": 2, "iretq": 3}.get(source.split("; ")[-1], 0)
+    assert code.why(block) is None
+    record(lib.XL_BT_EXIT_BRANCH, lambda x: setattr(x, "size", size))(code)
+    assert (code.why(block) is None) == (size == right or not right), code.why(block)
