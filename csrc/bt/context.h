@@ -31,7 +31,8 @@ static inline bool can_translate(const struct x86_cpu *c) { return !c->strict &&
 /* All that decides on the context of 64-bit code. */
 static inline struct bt_mode mode_of(const struct x86_cpu *c)
 {
-    struct bt_mode m = { .cr0 = c->cr0, .cr4 = c->cr4, .mxcsr = c->fx.mxcsr & MXCSR_MASKS, .x87 = (u32)(c->fx.fcw & X87_FLAGS) << 16 | (c->fx.fsw & X87_ES) };
+    struct bt_mode m = { .cr0 = c->cr0, .cr4 = c->cr4,
+                         .masks = (u64)(c->fx.mxcsr & MXCSR_MASKS) << 32 | (u64)(c->fx.fcw & X87_FLAGS) << 16 | (c->fx.fsw & X87_ES) };
     memcpy(&m.level, &c->tlb_set, sizeof m.level);
     return m;
 }
@@ -53,7 +54,7 @@ static inline u16 context_of(struct bt *t)
 {
     const struct x86_cpu *c = t->cpu;
     struct bt_mode now = mode_of(c), *old = &t->mode;
-    if (likely(now.level == old->level && now.cr0 == old->cr0 && now.cr4 == old->cr4 && now.mxcsr == old->mxcsr && now.x87 == old->x87) && c->mode == 64)
+    if (likely(now.level == old->level && now.cr0 == old->cr0 && now.cr4 == old->cr4 && now.masks == old->masks && c->mode == 64))
         return old->context;
     *old = now;
     return old->context = find_context(c);

@@ -124,8 +124,9 @@ enum bt_mask {
     NR_MASKS = MASK_POPF_TAKE + 2,
 };
 
-/* Of a CPU in 64-bit mode: x86_cpu.tlb_set to real in one; CR0, CR4, the masks of MXCSR and of the x87, its pending exception; and the context by these. */
-struct bt_mode { u64 level, cr0, cr4; u32 mxcsr, x87; u16 context; };
+/* Of a CPU in 64-bit mode: x86_cpu.tlb_set to real in one; CR0, CR4, the masks of MXCSR and of the x87, with its pending exception; and the
+ * context by these. */
+struct bt_mode { u64 level, cr0, cr4, masks; u16 context; };
 struct bt_region { u64 number, addend; };       /* va >> REGION_SHIFT; the addend that a page there had when last one was filled in */
 struct bt_entry { u64 negated, addend; };       /* -(linear page); host address - linear address */
 
