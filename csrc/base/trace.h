@@ -91,7 +91,6 @@ static inline void trace_add_own(struct trace_ring *r, u64 now, unsigned kind, u
     u64 n = r->next;
     r->record[n % TRACE_RING] = (struct trace_record){ now, (u16)kind, (u16)domid, vcpu, a, b };
     store_release(r->next, n + 1);
-    __builtin_prefetch(&r->record[(n + 2) % TRACE_RING], 1);    /* the ring is larger than L1 */
 }
 #endif
 #endif

@@ -129,7 +129,7 @@ void bt_forget(struct bt *t)
     t->nr_links = t->nr_insns = 0;
     memset(t->insn_exit, 0, sizeof t->insn_exit);
     t->used = t->start;
-    t->uses_vectors = 0;
+    t->uses_fp = 0;
     t->features = t->cpu->features;
     t->epoch = ~0u;
     t->stats.flushes++;

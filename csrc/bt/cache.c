@@ -70,19 +70,23 @@ static void e_fcw(struct emit *e, unsigned op)          /* fldcw (5), fnstcw (7)
 {
     e8(e, 0x65), e8(e, 0xd9), e8(e, op << 3 | 4), e8(e, 0x25), e32(e, GS(host_fcw));
 }
+/* The jump that is taken if the guest's MXCSR is the host's. rax is used. */
+static u32 e_is_host_mxcsr(struct emit *e, unsigned base)
+{
+    e_gs(e, false, 0x8b, R_AX, GS(host_mxcsr));
+    if (base >= 8)
+        e8(e, 0x41);
+    e8(e, 0x3b), e8(e, 0x80 | (base & 7)), e32(e, offsetof(struct x86_cpu, fx.mxcsr));          /* cmp eax, [base + mxcsr] */
+    return e_jcc_later(e, 4);
+}
 /* xmm registers and MXCSR; what loads it finds the host's, and uses rax. */
 static void e_vectors(struct emit *e, bool store, unsigned base)
 {
     u32 same = 0;
     for (unsigned n = 0; n < 16; n++)
         e_xmm(e, store, n, base, (u32)offsetof(struct x86_cpu, fx.xmm) + 16 * n);
-    if (!store) {                       /* ldmxcsr costs more than a guess */
-        e_gs(e, false, 0x8b, R_AX, GS(host_mxcsr));
-        if (base >= 8)
-            e8(e, 0x41);
-        e8(e, 0x3b), e8(e, 0x80 | (base & 7)), e32(e, offsetof(struct x86_cpu, fx.mxcsr));      /* cmp eax, [base + mxcsr] */
-        same = e_jcc_later(e, 4);
-    }
+    if (!store)                         /* ldmxcsr costs more than a guess */
+        same = e_is_host_mxcsr(e, base);
     if (base >= 8)
         e8(e, 0x41);
     e8(e, 0x0f), e8(e, 0xae), e8(e, 0x80 | (store ? 3 : 2) << 3 | (base & 7));         /* stmxcsr, ldmxcsr */
@@ -91,19 +95,15 @@ static void e_vectors(struct emit *e, bool store, unsigned base)
         e_patch(e, same, e->at);
 }
 
-/* If there is need: no block that was run since has changed what cpu->fx has; no block uses them at all (kernels mostly do not). rcx is used. */
-static void e_vectors_if(struct emit *e, bool store, unsigned base)
-{
-    e_load(e, R_CX, store ? GS(vectors) : GS(uses_vectors));
-    e_bytes(e, (const u8[]){ 0x85, 0xc9 }, 2);                  /* test ecx, ecx */
-    u32 none = e_jcc_later(e, 4);
-    e_vectors(e, store, base);
-    e_patch(e, none, e->at);
-}
-
-/* Floating point, all of it if the x87 was live when code was left, else the vectors. rcx is used. */
+/* Floating point, if any block has it (kernels mostly do not): all of it if the x87 was live when code was left, else the vectors, which need not be
+ * stored if no block that was run since has changed them. Stored, MXCSR is the host's. rax and rcx are used. */
 static void e_floating(struct emit *e, bool store, unsigned base)
 {
+    static const u8 TEST_ECX[] = { 0x85, 0xc9 };
+    u32 same = 0;
+    e_load(e, R_CX, GS(uses_fp));
+    e_bytes(e, TEST_ECX, 2);
+    u32 none = e_jcc_later(e, 4);
     e_load(e, R_CX, GS(x87_out));
     u32 live = e_jrcxz(e), out = e_jmp_later(e), done;
     e_here(e, live);
@@ -117,8 +117,20 @@ static void e_floating(struct emit *e, bool store, unsigned base)
     }
     done = e_jmp_later(e);
     e_patch(e, out, e->at);
-    e_vectors_if(e, store, base);
+    if (store) {
+        e_load(e, R_CX, GS(vectors));
+        e_bytes(e, TEST_ECX, 2);
+        same = e_jcc_later(e, 4);
+    }
+    e_vectors(e, store, base);
     e_patch(e, done, e->at);
+    if (store) {
+        e_patch(e, same, e->at);
+        same = e_is_host_mxcsr(e, base);
+        e_mxcsr_gs(e, false, GS(host_mxcsr));
+        e_patch(e, same, e->at);
+    }
+    e_patch(e, none, e->at);
 }
 
 /* Called in a block's first x87 instruction if x87_out. r14 is used; no flag changes. */
@@ -190,11 +202,6 @@ static void emit_leave(struct emit *e, u32 restore)
         e_state(e, true, R_AX, SCRATCH, R(13 + n));
     }
     e_floating(e, true, SCRATCH);
-    e_gs(e, false, 0x8b, R_AX, GS(host_mxcsr));
-    e8(e, 0x41), e8(e, 0x3b), e8(e, 0x86), e32(e, offsetof(struct x86_cpu, fx.mxcsr));  /* cmp eax, [r14 + mxcsr] */
-    u32 same = e_jcc_later(e, 4);
-    e_mxcsr_gs(e, false, GS(host_mxcsr));
-    e_patch(e, same, e->at);
     e_mov(e, R_DI, SCRATCH);
     e_call_gs(e, GS(dispatch));
     e_load(e, R_SP, GS(frames));

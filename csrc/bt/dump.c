@@ -9,7 +9,7 @@
 static const struct { u32 at, bytes, each; const char *name; } FIELDS[] = {
     F(left), F(tmp), F(tmp2), ARRAY(hi), F(lin), F(entry), F(exit), F(flags), F(host_mxcsr), F(cpu), F(mask_page), F(mask_aligned),
     F(mask_l1), F(mask_jump), F(mask_sign), F(mask_sign32), ARRAY(mask_size), F(saved_flags), F(sti_flags), F(flag_a), F(bottom), F(flag_b),
-    ARRAY(mask_flags), F(x87_out), F(vectors), F(uses_vectors), F(x87_ip), F(host_fcw), ARRAY(link), ARRAY(slide), F(slide_now),
+    ARRAY(mask_flags), F(x87_out), F(vectors), F(uses_fp), F(x87_ip), F(host_fcw), ARRAY(link), ARRAY(slide), F(slide_now),
 };
 
 static const char *const SETS[2] = { "kernel", "user" }, *const SIDES[2] = { "read", "write" };

@@ -121,7 +121,7 @@ static enum bt_treatment plain(struct translation *tr, enum rule rule)
     const struct x86_operand *mem = mem_operand(i, &k);
     u32 before = tr->e.at;
     bool sse = tr->t->form_rule[i->form] & SSE;
-    tr->t->uses_vectors |= sse || uses_x87(i);
+    tr->t->uses_fp |= sse || uses_x87(i);
     if (uses_x87(i))
         x87_begin(tr);
     if (sse && !tr->vectors)

@@ -3,8 +3,8 @@
  * Registers in translated code: rax-r12 except rsp are the guest's; r13 is the guest's rsp; r14 and r15 are scratch: between two guest
  * instructions they have nothing, or what struct carry and span (translate.h) say, or r14 is bt->slide and r15 -1, as enter leaves them;
  * the guest's r13-r15 are in bt->hi. 32-bit code has the same registers, upper halves too; its addresses are cut to 32 bits. rsp is the
- * host's stack. Flags are the guest's arithmetic flags between two instructions; DF is clear. xmm0-15 and MXCSR are the guest's. The x87's
- * registers are loaded by the first instruction that needs them (x87_in), and stay until translated code is left; where bt_dispatch goes on
+ * host's stack. Flags are the guest's arithmetic flags between two instructions; DF is clear. xmm0-15 and MXCSR are the guest's once a block has one of
+ * them (uses_fp). The x87's registers are loaded by the first instruction that needs them (x87_in), and stay until translated code is left; where bt_dispatch goes on
  * they are back (x87_out 0), unless it has taken them (1). GS points to struct bt; FS stays libc's.
  *
  * Flags are architectural at every access that may fault and at every exit. Where they can be made again from registers (flags.c) inserted
@@ -13,8 +13,8 @@
  *
  * Calls. The host's stack has a frame of two words for each guest call that has not returned since the loop entered: the address where the
  * guest is to return to, and, pushed by the host's call, that of the code behind the call. A guest's return to that address is the host's;
- * any other drops the frame and asks the jump cache. leave drops them all, and it comes at least every SLICE instructions, which bounds
- * them. What changes context or the meaning of addresses without leaving must load rsp from bt->bottom.
+ * any other drops the frame and asks the jump cache. They stay if code is left and goes on in the same block with nothing forgotten; all other ways
+ * on drop them, and one comes at least every SLICE instructions, which bounds them, as FRAMES does. What changes context or the meaning of addresses without leaving must load rsp from bt->bottom.
  *
  * Time. bt->left + LEFT_BIAS instructions may still retire, as of the start of the block under way: a block subtracts its length at its
  * end, and leaves when the result is negative, so that any block may begin while it is not. bt_kick, on another thread, makes it so by
@@ -146,7 +146,7 @@ struct bt {
     u64 x87_out;                /* 0: the host's x87 registers are the guest's now; 1: they are in cpu->fx */
     u64 x87_ip;                 /* what fx.fip is to be */
     u64 vectors;                /* 0: xmm registers and MXCSR are what cpu->fx has; a block that may change them says 1 */
-    u64 uses_vectors;           /* 0: no block has them, or the x87's, and they are the host's */
+    u64 uses_fp;                /* 0: no block has them, or the x87's, and they are the host's */
     u32 host_fcw;
     u64 slide[2], slide_now;    /* by TLB set: the addend that most pages have; that of the set in use */
     u64 mask_page, mask_aligned, mask_l1, mask_jump, mask_sign, mask_sign32;    /* for pext */

@@ -100,7 +100,7 @@ s64 hypercall(struct vcpu *v, u64 nr, const u64 a[5])
         return rc;
     }
     if (guest_mode)
-        vcpu_enter_guest(v);
+        vcpu_enter_guest(v);            /* before the trace: its barrier would wait for the clock, which what follows need not */
     vcpu_trace_self(v, HYPERCALL, nr << 48 ^ digest_args(v->host, a), (u64)rc);
     leave(v);
     return rc;

@@ -15,7 +15,7 @@ typedef s64 hypercall_fn(struct vcpu *v, const u64 *a);
 static const s64 HYPERCALL_COLD = -0x7fffffff00000000l;
 
 /* Executes hypercall nr of v. Returns what goes to rax, or HYPERCALL_COLD. Afterwards v->exit_work says whether v must
- * park or take an upcall. nr is the whole of rax. */
+ * park or take an upcall. nr is the whole of rax. Guest mode, if v is in it, is left meanwhile. */
 s64 hypercall(struct vcpu *v, u64 nr, const u64 args[5]);
 /* Python finished v's cold hypercall with result rc. Returns what goes to rax, or HYPERCALL_COLD again when it was an entry of a
  * multicall and a further one is cold too. Lets a C backend's vCPU run on. */

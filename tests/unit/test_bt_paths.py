@@ -225,6 +225,21 @@ def test_returns_that_are_not_to_the_last_call(options: int) -> None:
     """, options=options, rsp=0x8000)
 
 
+def test_calls_that_never_return_leave_the_hosts_stack_alone() -> None:
+    """A call is one on the host's stack too, and what is called out leaves it there: it would grow until the process dies."""
+    same("""
+        mov r8d, 700000
+    top:
+        call next
+    next:
+        add rsp, 8
+        cpuid               # called out: its block goes on with the frames that there are
+        dec r8d
+        jnz top
+        hlt
+    """, budget=10_000_000)
+
+
 @pytest.mark.parametrize("budget", [999, 70_001, 1_000_000])
 def test_deep_recursion_and_its_returns(budget: int) -> None:
     """Frames on the host's stack would run over, or returns to calls before the last time in the loop find none."""
