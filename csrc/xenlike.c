@@ -208,7 +208,8 @@ s64 xl_check_frames(struct host *h, u32 exact) { return mm_audit(h, exact); }
 
 int xl_trace_read(struct host *h, struct trace_record *out, int n)
 {
-    const struct trace_ring *rings[MAX_PCPUS] = { &h->trace.shared };
+    STATIC_ASSERT((int)TRACE_RINGS == (int)MAX_PCPUS);  /* the lane's pCPU has none of its own */
+    const struct trace_ring *rings[TRACE_RINGS] = { &h->trace.shared };
     unsigned nr = 1;
     for (u32 id = 0; id < h->nr_pcpus; id++)
         if (h->pcpu[id].trace)

@@ -1,8 +1,6 @@
 /* See trace.h. */
 #include "base/trace.h"
 
-enum { MAX_RINGS = 64 };
-
 /* A ring, read backwards. */
 struct tail {
     const struct trace_ring *ring;
@@ -23,7 +21,7 @@ static void fetch(struct tail *t)
 
 int trace_merge(const struct trace_ring *const *rings, unsigned nr_rings, struct trace_record *out, int n)
 {
-    struct tail tail[MAX_RINGS];
+    struct tail tail[TRACE_RINGS];
     int count = 0;
     for (unsigned k = 0; k < nr_rings; k++) {
         tail[k] = (struct tail){ .ring = rings[k], .at = load_acquire(rings[k]->next) };

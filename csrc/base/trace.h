@@ -52,7 +52,7 @@ struct trace_record {
 };
 
 #ifndef XL_CDEF
-enum { TRACE_RING = 8192 };
+enum { TRACE_RING = 8192, TRACE_RINGS = 64 };   /* records of a ring; rings, at most */
 
 struct trace_ring {
     u64 next;                   /* records ever written; everybody's: or claimed (atomic) */
@@ -66,7 +66,7 @@ struct trace {
     struct trace_ring shared;
 };
 
-/* Copies the last n records of these rings to out, oldest first; returns how many. Any thread. */
+/* Copies the last n records of these rings, TRACE_RINGS at most, to out, oldest first; returns how many. Any thread. */
 int trace_merge(const struct trace_ring *const *rings, unsigned nr_rings, struct trace_record *out, int n);
 
 static inline u64 digest_mix(u64 h, u64 v)

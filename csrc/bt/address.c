@@ -1,9 +1,10 @@
 /* What translated code knows of addresses: L0 and L1 of its TLB, the jump cache, links; how it is forgotten.
  *
- * Owns: bt->l0, slid, l1_*, slide, jump_*, link. Called by: run.c, block.c, life.c; translated code reads all of it, and copies entries of L1 to L0. No locks.
+ * Owns: bt->l0, slid, l1_*, slide, jump_*, link. Called by: run.c, block.c, life.c; translated code reads all of it, and copies entries of
+ * L1 to L0. No locks.
  *
- * All of it is a copy of what the vCPU's TLB knew (docs/engine.md, "Guest memory"), and goes when that has forgotten it: everything at a flush, one page's at
- * the flush of a page.
+ * All of it is a copy of what the vCPU's TLB knew (docs/engine.md, "Guest memory"), and goes when that has forgotten it: everything at a
+ * flush, one page's at the flush of a page.
  */
 #include "bt/emit.h"
 
@@ -17,8 +18,8 @@ static void empty_l0(struct bt *t, unsigned set, bool write)
         t->l0[set][write][n] = (struct bt_entry){ -t->poison, (u64)t->nowhere - t->poison }, t->slid[set][write][n] = -t->poison;
 }
 
-/* What an entry of L1 that is for no page has for it; n: [set][write][n]. 0 is for page 0, and so for none but where that page's entry is, or the last's, whose
- * operands may end in page 0: most of the tables is memory that was never touched. */
+/* What an entry of L1 that is for no page has for it; n: [set][write][n]. 0 is for page 0, and so for none but where that page's entry
+ * is, or the last's, whose operands may end in page 0: most of the tables is memory that was never touched. */
 static u64 no_page(const struct bt *t, unsigned n) { return (n + 1) % L1 > 1 ? 0 : -t->poison; }
 
 static void empty_l1(struct bt *t, unsigned n)
@@ -91,7 +92,8 @@ static bool forget_copies(struct bt *t, unsigned side, unsigned n, u64 negated)
     return others;
 }
 
-/* Entries for one page of data. Mostly L0 has copied its entry once, and it is known where to; what it has of other pages that L1 had there stays counted. */
+/* Entries for one page of data. Mostly L0 has copied its entry once, and it is known where to; what it has of other pages that L1 had
+ * there stays counted. */
 static void forget_page(struct bt *t, u64 va)
 {
     u64 negated = -(va & ~(u64)(PAGE_SIZE - 1));
@@ -126,7 +128,8 @@ void bt_forget_flushed(struct bt *t)
     u64 va = tlb->flushed_va;
     if (likely(t->tlb_flushes == tlb->flushes && t->page_flushes == tlb->page_flushes))
         return;
-    if (t->tlb_flushes != tlb->flushes || tlb->page_flushes - t->page_flushes != 1 || t->code_pages[code_page_bit(va) / 64] >> code_page_bit(va) % 64 & 1) {
+    if (t->tlb_flushes != tlb->flushes || tlb->page_flushes - t->page_flushes != 1 ||
+        t->code_pages[code_page_bit(va) / 64] >> code_page_bit(va) % 64 & 1) {
         bt_forget_addresses(t);
         return;
     }
@@ -149,7 +152,8 @@ static void vote(struct bt *t, unsigned set, u64 addend)
     for (unsigned n = 0; n < 2 * L0; n++)
         (&t->slid[set][0][0])[n] = -t->poison;
     for (unsigned n = 0; n < 2 * L1; n++) {
-        u64 *slid = &(&t->l1_slid[set][0][0])[n], page = (&t->l1_addend[set][0][0])[n] == t->slide[set] ? (&t->l1_negated[set][0][0])[n] : no_page(t, n);
+        u64 *slid = &(&t->l1_slid[set][0][0])[n], addend = (&t->l1_addend[set][0][0])[n];
+        u64 page = addend == t->slide[set] ? (&t->l1_negated[set][0][0])[n] : no_page(t, n);
         if (*slid != page)
             *slid = page;
     }

@@ -2,10 +2,10 @@
  *
  * Owns: bt->block, hash, pages, exits' decoded instructions. Called by: run.c, translate.c. No locks.
  *
- * A block is found by the host address of its bytes, its linear address and its context. A jump within a page is patched to the target's code:
- * both belong to the same page, and the way in led through a lookup of that page since the last TLB flush. Jumps to other pages go through a
- * link (an address in struct bt) or the jump cache, which are emptied at a TLB flush. An invalid block's entry is overwritten by a jump to the
- * loop, so nothing that leads to it need be found.
+ * A block is found by the host address of its bytes, its linear address and its context. A jump within a page is patched to the target's
+ * code: both belong to the same page, and the way in led through a lookup of that page since the last TLB flush. Jumps to other pages go
+ * through a link (an address in struct bt) or the jump cache, which are emptied at a TLB flush. An invalid block's entry is overwritten by
+ * a jump to the loop, so nothing that leads to it need be found.
  */
 #include "bt/emit.h"
 #include "x86/decode.h"
@@ -40,7 +40,8 @@ void bt_block_replace(struct bt *t, u32 old, u32 new)
     e_jmp(&e, t->block[new].code);
     for (u32 b = new; b; b = t->block[b].page_next)     /* the blocks of the page: chains come from nowhere else */
         for (u32 n = t->block[b].entry_exit, k = 0; k < t->block[b].nr_exits; k++)
-            if (t->exits[n + k].kind == EXIT_CHAIN && t->exits[n + k].target == block->va && bt_cache_target(t, t->exits[n + k].patch) == block->code)
+            if (t->exits[n + k].kind == EXIT_CHAIN && t->exits[n + k].target == block->va &&
+                bt_cache_target(t, t->exits[n + k].patch) == block->code)
                 bt_cache_patch(t, t->exits[n + k].patch, t->block[new].code);
 }
 
@@ -89,8 +90,8 @@ struct bt_page *bt_page_claim(struct bt *t, const u8 *host, unsigned in_page, un
         t->pages[k] = (struct bt_page){ host, map, page, codemap_generation(map, page), 0, t->page_hash[page_hash_of(host)] };
         t->page_hash[page_hash_of(host)] = k;
     }
-    /* Claimed before the bytes are read: who writes from here on is noticed. The page's generation is that of the claim, not a later one: if
-     * the claim is gone by the time that the block is there, the next look finds it. */
+    /* Claimed before the bytes are read: who writes from here on is noticed. The page's generation is that of the claim, not a later one:
+     * if the claim is gone by the time that the block is there, the next look finds it. */
     u32 generation;
     bool sealed = codemap_claim(map, page, codemap_lines(in_page, n), &generation);
     page_new_generation(t, &t->pages[k], generation);

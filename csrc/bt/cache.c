@@ -95,8 +95,8 @@ static void e_vectors(struct emit *e, bool store, unsigned base)
         e_patch(e, same, e->at);
 }
 
-/* Floating point, if any block has it (kernels mostly do not): all of it if the x87 was live when code was left, else the vectors, which need not be
- * stored if no block that was run since has changed them. Stored, MXCSR is the host's. rax and rcx are used. */
+/* Floating point, if any block has it (kernels mostly do not): all of it if the x87 was live when code was left, else the vectors, which
+ * need not be stored if no block that was run since has changed them. Stored, MXCSR is the host's. rax and rcx are used. */
 static void e_floating(struct emit *e, bool store, unsigned base)
 {
     static const u8 TEST_ECX[] = { 0x85, 0xc9 };

@@ -1,4 +1,5 @@
-/* Code behind a block's: what is needed rarely. Where a test of memory.c has failed L1 is asked, or the block left; branches out of the middle, exits, links.
+/* Code behind a block's: what is needed rarely. Where a test of memory.c has failed L1 is asked, or the block left; branches out of the
+ * middle, exits, links.
  *
  * Owns: the stubs. Called by: translate.c at a block's end. No locks.
  */
@@ -6,7 +7,8 @@
 
 #if defined(__x86_64__)
 
-/* The test of a place's span has failed. L1 is asked for the access alone: if it has that, the span is beyond its page, or the page has another addend. */
+/* The test of a place's span has failed. L1 is asked for the access alone: if it has that, the span is beyond its page, or the page has
+ * another addend. */
 static void wide_span_code(struct translation *tr, const struct cold *c)
 {
     struct emit *e = &tr->e;
@@ -17,8 +19,8 @@ static void wide_span_code(struct translation *tr, const struct cold *c)
     e_jmp(e, t->leave);
 }
 
-/* A span's test has failed. r14 is the linear address of the access, r15 the guest's rcx: L1 is asked for its page. If that has bt->slide and the span is in
- * it, on as if nothing had been. */
+/* A span's test has failed. r14 is the linear address of the access, r15 the guest's rcx: L1 is asked for its page. If that has bt->slide
+ * and the span is in it, on as if nothing had been. */
 static void span_code(struct translation *tr, const struct cold *c)
 {
     struct emit *e = &tr->e;

@@ -1,9 +1,10 @@
 /* The guest's flags across inserted code: where they may be destroyed, and how they are made again.
  *
- * Owns: struct recipe. Called by: translate.c, memory.c. Flags are seen whenever something faults, so they are dead only where nothing can, every
- * access being in a page that has been tested (tr_is_known). But those of cmp, test, and, or, xor, add and sub follow from registers as long as these
- * keep their values, so that destroying them costs nothing until somebody looks: the cold stub of the access that misses, or an instruction that
- * reads flags. Others can be saved (lahf, seto) where that pays: two or more sequences before the next instruction that writes them.
+ * Owns: struct recipe. Called by: translate.c, memory.c. Flags are seen whenever something faults, so they are dead only where nothing can,
+ * every access being in a page that has been tested (tr_is_known). But those of cmp, test, and, or, xor, add and sub follow from registers
+ * as long as these keep their values, so that destroying them costs nothing until somebody looks: the cold stub of the access that misses,
+ * or an instruction that reads flags. Others can be saved (lahf, seto) where that pays: two or more sequences before the next instruction
+ * that writes them.
  */
 #include "bt/translate.h"
 

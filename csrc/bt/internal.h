@@ -3,9 +3,10 @@
  * Registers in translated code: rax-r12 except rsp are the guest's; r13 is the guest's rsp; r14 and r15 are scratch: between two guest
  * instructions they have nothing, or what struct carry and span (translate.h) say, or r14 is bt->slide and r15 -1, as enter leaves them;
  * the guest's r13-r15 are in bt->hi. 32-bit code has the same registers, upper halves too; its addresses are cut to 32 bits. rsp is the
- * host's stack. Flags are the guest's arithmetic flags between two instructions; DF is clear. xmm0-15 and MXCSR are the guest's once a block has one of
- * them (uses_fp). The x87's registers are loaded by the first instruction that needs them (x87_in), and stay until translated code is left; where bt_dispatch goes on
- * they are back (x87_out 0), unless it has taken them (1). GS points to struct bt; FS stays libc's.
+ * host's stack. Flags are the guest's arithmetic flags between two instructions; DF is clear. xmm0-15 and MXCSR are the guest's once a
+ * block has one of them (uses_fp). The x87's registers are loaded by the first instruction that needs them (x87_in), and stay until
+ * translated code is left; where bt_dispatch goes on they are back (x87_out 0), unless it has taken them (1). GS points to struct bt; FS
+ * stays libc's.
  *
  * Flags are architectural at every access that may fault and at every exit. Where they can be made again from registers (flags.c) inserted
  * code may destroy them: the cold stub, or a later use, makes them again. Elsewhere it changes none: lea, mov, pext and jrcxz (which is why
@@ -13,8 +14,9 @@
  *
  * Calls. The host's stack has a frame of two words for each guest call that has not returned since the loop entered: the address where the
  * guest is to return to, and, pushed by the host's call, that of the code behind the call. A guest's return to that address is the host's;
- * any other drops the frame and asks the jump cache. They stay if code is left and goes on in the same block with nothing forgotten; all other ways
- * on drop them, and one comes at least every SLICE instructions, which bounds them, as FRAMES does. What changes context or the meaning of addresses without leaving must load rsp from bt->bottom.
+ * any other drops the frame and asks the jump cache. They stay if code is left and goes on in the same block with nothing forgotten, and
+ * are not more than FRAMES; all other ways on drop them, and without leaving there are SLICE instructions at most. What changes context or
+ * the meaning of addresses without leaving must load rsp from bt->bottom.
  *
  * Time. bt->left + LEFT_BIAS instructions may still retire, as of the start of the block under way: a block subtracts its length at its
  * end, and leaves when the result is negative, so that any block may begin while it is not. bt_kick, on another thread, makes it so by
@@ -81,10 +83,12 @@ struct bt_exit {
     u32 insn;                   /* STEP, BRANCH, MISS: bt->insns, decoded when first needed. 0: not yet */
 };
 
-/* Of a block's conditional branches forward those that are followed where they lead, by offset from its first byte; all others are followed as not taken. */
+/* Of a block's conditional branches forward those that are followed where they lead, by offset from its first byte; all others are
+ * followed as not taken. */
 struct loop_path { u8 nr; s16 taken[PATH]; };
 
-/* What a block takes for granted of accesses near each other: all that it can; spans of single registers only; nothing, each is looked up by its own entry. */
+/* What a block takes for granted of accesses near each other: all that it can; spans of single registers only; nothing, each is looked up
+ * by its own entry. */
 enum bt_apart { SPANS, PLAIN_SPANS, APART };
 
 struct bt_block {
@@ -187,7 +191,7 @@ struct bt {
     struct bt_entry l0[2][2][L0];                       /* [TLB set][write] */
     u64 slid[2][2][L0], l1_slid[2][2][L1];              /* negated pages, of those alone that have bt->slide */
     u64 l1_negated[2][2][L1], l1_addend[2][2][L1], l1_host[2][2][L1];   /* host: of the page's first byte */
-    u32 l1_copies[2][2][L1], l1_copier[2][2][L1];       /* how often L0 has copied an entry that was here since the page was forgotten; the exit that last did */
+    u32 l1_copies[2][2][L1], l1_copier[2][2][L1];       /* how often L0 has copied what was here since its page was forgotten; what exit last */
     u64 jump_negated[2][JUMPS], jump_host[2][JUMPS];
     u64 link[LINKS];
     struct bt_region region[2][REGIONS];

@@ -1,7 +1,7 @@
 /* A translator's life, and what it cannot do without.
  *
- * Owns: bt_create, bt_destroy; which hosts can translate (needs). Called by: hv/native.c, bare.c, the host's set-up. No locks: bt_kick alone is called by
- * other threads than the CPU's.
+ * Owns: bt_create, bt_destroy; which hosts can translate (needs). Called by: hv/native.c, bare.c, the host's set-up. No locks: bt_kick
+ * alone is called by other threads than the CPU's.
  */
 #define _GNU_SOURCE
 #include <stdlib.h>

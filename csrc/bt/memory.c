@@ -1,11 +1,11 @@
 /* The software MMU in translated code: linear address, L0, and the cold stub that asks L1.
  *
- * Owns: the sequences. Called by: translate.c. An access may fault, and the guest sees its flags then: one sequence changes none; the other is for where
- * the cold stub can make them again.
+ * Owns: the sequences. Called by: translate.c. An access may fault, and the guest sees its flags then: one sequence changes none; the other
+ * is for where the cold stub can make them again.
  *
- * L0: an entry for a class of instructions (slot_of), L1: one for a page number modulo its size. An entry is -(page) and host - linear; one of
- * the tables slid and l1_slid only -(page): host - linear is bt->slide. Where a page has another the block is left (EXIT_MISFIT;
- * misfit in run.c). Operands that are always in the same page have that one tested, once a block (access_fixed).
+ * L0: an entry for a class of instructions (slot_of), L1: one for a page number modulo its size. An entry is -(page) and host - linear; one
+ * of the tables slid and l1_slid only -(page): host - linear is bt->slide. Where a page has another the block is left (EXIT_MISFIT; misfit
+ * in run.c). Operands that are always in the same page have that one tested, once a block (access_fixed).
  */
 #include "bt/translate.h"
 
@@ -117,8 +117,8 @@ static bool expects_slide(const struct translation *tr, struct place of, s64 dis
     return expects_slide_at(tr, known, now + (u64)disp);
 }
 
-/* For operands with an index, which wander from page to page so that L0 would miss at random: L1 in line. Where a page's addend is as good as known
- * the access need not wait for the entry, only the test: a chase of pointers takes two thirds of the time. */
+/* For operands with an index, which wander from page to page so that L0 would miss at random: L1 in line. Where a page's addend is as
+ * good as known the access need not wait for the entry, only the test: a chase of pointers takes two thirds of the time. */
 static u32 access_indexed(struct translation *tr, unsigned size, bool write, bool aligned, bool slid)
 {
     struct emit *e = &tr->e;

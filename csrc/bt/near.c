@@ -1,13 +1,16 @@
-/* Accesses near by: runs of instructions that reach memory at constant distances from one base register, so that one look at the TLB serves all of them.
+/* Accesses near by: runs of instructions that reach memory at constant distances from one base register, so that one look at the TLB serves
+ * all of them.
  *
  * Owns: struct span, struct run, struct carry between instructions. Called by: translate.c, memory.c.
  *
- * Most pages of most guests are at the same distance from their place in the host, bt->slide. A span: the first access by a register tests that all bytes
- * which the instructions behind it will reach by that register are in one page that has bt->slide. The others test nothing, and any number of registers
- * can have one. What it takes: a base that only constants are added to. Base and index are a place as well, which has a span if it pays.
+ * Most pages of most guests are at the same distance from their place in the host, bt->slide. A span: the first access by a register tests
+ * that all bytes which the instructions behind it will reach by that register are in one page that has bt->slide. The others test nothing,
+ * and any number of registers can have one. What it takes: a base that only constants are added to. Base and index are a place as well,
+ * which has a span if it pays.
  *
- * A run, where the slide is not expected (expects_slide in memory.c): the first access looks for the entry of the page of the lowest one, and leaves the page's addend in r14, the
- * distance from the page's beginning in r15; the others only compare r15. What it takes besides: nothing in between that needs r14 or r15.
+ * A run, where the slide is not expected (expects_slide in memory.c): the first access looks for the entry of the page of the lowest one,
+ * and leaves the page's addend in r14, the distance from the page's beginning in r15; the others only compare r15. What it takes besides:
+ * nothing in between that needs r14 or r15.
  */
 #include "bt/translate.h"
 

@@ -3,8 +3,9 @@
  * Owns: struct range, near.fixed. Called by: translate.c, before anything is emitted. No locks.
  *
  * A table of constants is read by an index that was masked, shifted or extended just before; a variable is at an address that is in the
- * instruction. If all bytes that such an operand may reach are in one page it needs one test for the page, which holds for the whole block, where a
- * span would need one each time its register is computed anew (access_fixed in memory.c). A block begins with nothing known of any register.
+ * instruction. If all bytes that such an operand may reach are in one page it needs one test for the page, which holds for the whole block,
+ * where a span would need one each time its register is computed anew (access_fixed in memory.c). A block begins with nothing known of any
+ * register.
  */
 #include "bt/translate.h"
 

@@ -34,8 +34,8 @@ static bool is_taken(const struct loop_path *loop, s64 off)
     return false;
 }
 
-/* How many instructions of a loop of so many make a block: a number of rounds that often divides how many there are, so that the loop is left where its
- * block ends; and enough of them that what the block does once, at its head, is little. */
+/* How many instructions of a loop of so many make a block: a number of rounds that often divides how many there are, so that the loop is
+ * left where its block ends; and enough of them that what the block does once, at its head, is little. */
 static unsigned unrolled(unsigned once)
 {
     enum { ENOUGH = 8 };
@@ -45,8 +45,9 @@ static unsigned unrolled(unsigned once)
     return n;
 }
 
-/* Up to a branch that leads nobody knows where. Followed are conditional branches, as not taken, unless the path of the loop says otherwise or they close one;
- * jumps to what is near; and the branch that closes the loop around the whole block, for as often as there is room. */
+/* Up to a branch that leads nobody knows where. Followed are conditional branches, as not taken, unless the path of the loop says
+ * otherwise or they close one; jumps to what is near; and the branch that closes the loop around the whole block, for as often as there
+ * is room. */
 void route_decode(const struct bt *t, const u8 *page, u64 va, u16 context, const struct loop_path *loop, struct route *p)
 {
     unsigned mode = context_mode(context);
@@ -78,7 +79,8 @@ void route_decode(const struct bt *t, const u8 *page, u64 va, u16 context, const
             if (p->nr + once > max)
                 break;
             at = 0;
-        } else if ((jump || (rule == JCC && is_taken(loop, off))) && to >= from && to < end && to >= at - FOLLOW && to < at + FOLLOW && (once || !visits(p, to))) {
+        } else if ((jump || (rule == JCC && is_taken(loop, off))) && to >= from && to < end && to >= at - FOLLOW && to < at + FOLLOW &&
+                   (once || !visits(p, to))) {
             at = (int)to;
         } else if (rule != JCC || !i->imm || (!once && visits(p, to)) || !is_plain(va + (u64)to, mode)) {
             break;                      /* the last: the interpreter does it, so the block ends there (tr_rule) */

@@ -2,12 +2,13 @@
  *
  * Owns: what happens when a block is left. Called by: hv/native.c, bare.c; bt_dispatch by translated code. No locks.
  *
- * bt_run is x86_run's loop, taken from its parts, with a block executed wherever one can be: 64-bit code, or 32-bit code with flat segments, nothing in
- * c->slow, no strict accesses, time for all of it. Everything that can raise runs here, on complete state, never inside a block.
+ * bt_run is x86_run's loop, taken from its parts, with a block executed wherever one can be: 64-bit code, or 32-bit code with flat
+ * segments, nothing in c->slow, no strict accesses, time for all of it. Everything that can raise runs here, on complete state, never
+ * inside a block.
  *
- * A block that needs something calls bt_dispatch (by the routine `leave`, cache.c), which does it and says where to go on, mostly in the same
- * block: an instruction for the interpreter costs a call with all registers stored and loaded, no fetch and no lookup. What it raises goes past the
- * routine and its caller by longjmp: nothing is on the host's stack that somebody needs.
+ * A block that needs something calls bt_dispatch (by the routine `leave`, cache.c), which does it and says where to go on, mostly in the
+ * same block: an instruction for the interpreter costs a call with all registers stored and loaded, no fetch and no lookup. What it raises
+ * goes past the routine and its caller by longjmp: nothing is on the host's stack that somebody needs.
  */
 #include <setjmp.h>
 #include <string.h>
@@ -43,8 +44,9 @@ static const u8 *code_at(struct x86_cpu *c, u64 rip, bool raise)
     return page ? page + rip % PAGE_SIZE : NULL;
 }
 
-/* Everything that may have changed outside of translated code, brought up to date. Stands between every entry into guest mode (hv/native.h), by
- * whatever way, and translated code: others wait for guest mode to be left, not for this (machine/mmu.h, "Shootdown"; machine/codemap.h). */
+/* Everything that may have changed outside of translated code, brought up to date. Stands between every entry into guest mode
+ * (hv/native.h), by whatever way, and translated code: others wait for guest mode to be left, not for this (machine/mmu.h, "Shootdown";
+ * machine/codemap.h). */
 static inline void settle(struct bt *t)
 {
     struct x86_cpu *c = t->cpu;
@@ -61,7 +63,8 @@ static inline void settle(struct bt *t)
 /* An interrupt that waits is nothing to look at while IF is clear: what sets it looks. */
 static inline __attribute__((always_inline)) bool must_look(const struct x86_cpu *c)
 {
-    return c->slow & (c->rflags & X86_IF ? ~0u : ~(u32)X86_SLOW_INTERRUPT) || (c->attention && read_once(*c->attention)) || c->retired >= c->limit;
+    return c->slow & (c->rflags & X86_IF ? ~0u : ~(u32)X86_SLOW_INTERRUPT) || (c->attention && read_once(*c->attention)) ||
+           c->retired >= c->limit;
 }
 
 /* The loop is to look, before the instruction of exit x, which has not happened. */
@@ -94,8 +97,8 @@ static inline u64 begin(struct bt *t, u64 host)
     return go(t, host, 0);
 }
 
-/* Within the block that was left. Nothing was forgotten meanwhile, so that calls still find where to return to; but a guest that only goes deeper
- * must not use up the host's stack. */
+/* Within the block that was left. Nothing was forgotten meanwhile, so that calls still find where to return to; but a guest that only goes
+ * deeper must not use up the host's stack. */
 static inline void keep_frames(struct bt *t)
 {
     if (unlikely(t->bottom - t->frames > FRAMES))
@@ -166,8 +169,8 @@ static bool fill_from_tlb(struct bt *t, const struct bt_exit *x)
     return true;
 }
 
-/* A page that the TLB lacks is looked up as the interpreter would, once: it faults here. False: a device's page, or a store that the hook may do, or more
- * than one page: the interpreter's. */
+/* A page that the TLB lacks is looked up as the interpreter would, once: it faults here. False: a device's page, or a store that the hook
+ * may do, or more than one page: the interpreter's. */
 static bool look_up_page(struct bt *t, const struct bt_exit *x)
 {
     struct x86_cpu *c = t->cpu;
@@ -205,8 +208,8 @@ static void interpret(struct bt *t)
     } while (c->r[X86_RIP] == rip && !must_look(c));
 }
 
-/* The instruction of exit n is the interpreter's, and its rounds if it is repeated. Then on: behind it in its block if nothing speaks against it, or in
- * the block that it leads to. */
+/* The instruction of exit n is the interpreter's, and its rounds if it is repeated. Then on: behind it in its block if nothing speaks
+ * against it, or in the block that it leads to. */
 static u64 step(struct bt *t, u32 n)
 {
     struct x86_cpu *c = t->cpu;
@@ -229,7 +232,8 @@ static u64 step(struct bt *t, u32 n)
             return next_block(t);
         t->frames = t->bottom;
     }
-    if (!x->behind || !i || c->r[X86_RIP] != rip + i->len || b->invalid || !can_translate(c) || context_of(t) != b->context || c->limit - c->retired < b->nr)
+    if (!x->behind || !i || c->r[X86_RIP] != rip + i->len || b->invalid || !can_translate(c) || context_of(t) != b->context ||
+        c->limit - c->retired < b->nr)
         return next_block(t);
     if (x->kind == EXIT_MISS) {         /* the TLB has it now, but another address may soon have its place */
         t->lin = lin;
@@ -281,8 +285,8 @@ static u64 interpret_some(struct bt *t, unsigned n)
     return next_block(t);
 }
 
-/* An access does not fit into what its block takes for granted of pages. The interpreter goes on to where a block begins. If that comes soon again,
- * another block takes the place of this one, that takes less for granted. */
+/* An access does not fit into what its block takes for granted of pages. The interpreter goes on to where a block begins. If that comes
+ * soon again, another block takes the place of this one, that takes less for granted. */
 static u64 misfit(struct bt *t, u32 n)
 {
     struct x86_cpu *c = t->cpu;
@@ -297,8 +301,8 @@ static u64 misfit(struct bt *t, u32 n)
     return interpret_some(t, t->options & BT_NO_CHAIN ? BT_MAX_BLOCK / 4 /* where blocks begin is not known then */ : BT_MAX_BLOCK);
 }
 
-/* An access that L1 does not have. Looking a page up may grant a right to write that another CPU's store has set free, by taking the page's claims away: what
- * was translated of it goes before that right is used (machine/codemap.h, rule 4). */
+/* An access that L1 does not have. Looking a page up may grant a right to write that another CPU's store has set free, by taking the
+ * page's claims away: what was translated of it goes before that right is used (machine/codemap.h, rule 4). */
 static u64 miss(struct bt *t, u32 n)
 {
     const struct bt_exit *x = &t->exits[n];
@@ -320,8 +324,8 @@ static u64 miss(struct bt *t, u32 n)
     return bt_host_address(t, x->again);        /* the time goes on as it was */
 }
 
-/* The interpreter does some rounds of the loop whose head is at rip, and notes which of its conditional branches are mostly taken. False: it does not come
- * back soon, or the loop is to look at something. */
+/* The interpreter does some rounds of the loop whose head is at rip, and notes which of its conditional branches are mostly taken. False:
+ * it does not come back soon, or the loop is to look at something. */
 static bool watch(struct bt *t, struct loop_path *path)
 {
     struct x86_cpu *c = t->cpu;

@@ -1,7 +1,8 @@
 /* System instructions in line: those that only read or write what struct x86_cpu holds.
  *
  * Owns: which they are (OPS), which go to level.c, bt->mask_flags. Called by: translate.c. All others, and these where they might fault,
- * change how code executes or let an interrupt in, are called out (EXIT_STEP): run.c has the interpreter's function do them, and comes back.
+ * change how code executes or let an interrupt in, are called out (EXIT_STEP): run.c has the interpreter's function do them, and comes
+ * back.
  *
  * While translated code runs x86_cpu.rflags has all flags but the arithmetic ones, which are in the host's. Nothing here changes those,
  * popf excepted: bits are chosen with pext and pdep. r14 is the CPU's address. sti is never a block's last instruction; what leaves at the

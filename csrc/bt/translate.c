@@ -109,8 +109,8 @@ enum rule tr_rule(const struct translation *tr)
 
 /* ---- blocks ------------------------------------------------------------------------------------------------------ */
 
-/* How many sequences come from the instruction number `first` on before the flags are written next: whether it pays to save them. 0: they are
- * dead; -1: none, but they are read. */
+/* How many sequences come from the instruction number `first` on before the flags are written next: whether it pays to save them. 0: they
+ * are dead; -1: none, but they are read. */
 static int accesses_to_come(const struct translation *tr, const struct x86_insn *i, const struct near *near, unsigned first, unsigned n)
 {
     int accesses = 0;

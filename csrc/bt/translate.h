@@ -54,9 +54,9 @@ enum { MAX_COLD = 4 * BT_MAX_BLOCK };
  * beginning: below 4096 where it is in the page. Or r15 is -1 and r14 nothing: so it is where the loop enters. Whoever uses r14 or r15
  * otherwise ends it (carry_end). */
 struct carry { bool on, write; u8 base; s32 bias; u32 slot; };
-/* What is known of the value x of a guest register, or of a place: the bytes from x + low up to x + high are in one page (for stores if write) whose addend is bt->slide; whole:
- * x + low is a multiple of 16. It needs neither r14 nor r15 and stays true until the register is changed, by whatever way the block goes on: where the loop
- * has forgotten something, the block is not gone on with. */
+/* What is known of the value x of a guest register, or of a place: the bytes from x + low up to x + high are in one page (for stores if
+ * write) whose addend is bt->slide; whole: x + low is a multiple of 16. It needs neither r14 nor r15 and stays true until the register is
+ * changed, by whatever way the block goes on: where the loop has forgotten something, the block is not gone on with. */
 struct span { bool on, write, whole; s32 low, high; struct place of; unsigned others /* accesses behind the first */; };
 enum { WIDE = 4 };
 /* Of a register: low and a multiple of 1 << zeros, which is at most width. */
@@ -67,9 +67,8 @@ struct fixed { u64 page; bool write; };
 /* Host memory: [base + r14 + disp]; base < 0: [r14 + disp]; constant: [r14 + index << scale + disp]. */
 struct operand { int base; s32 disp; bool constant; s8 index; u8 scale; };
 
-/* What an instruction does, as far as it matters here. access: of size bytes at a place + disp; keeps: neither r14 nor r15
- * is used for anything else; step: it is the interpreter's; mem: write, aligned and size are its memory operand's, which is all in `page` if
- * fixed. */
+/* What an instruction does, as far as it matters here. access: of size bytes at a place + disp; keeps: neither r14 nor r15 is used for
+ * anything else; step: it is the interpreter's; mem: write, aligned and size are its memory operand's, which is all in `page` if fixed. */
 struct near { bool access, write, aligned, branch, keeps, step, mem, fixed; u8 size; struct place of; s64 disp; u64 page; };
 
 struct translation {
@@ -165,7 +164,8 @@ struct route {                  /* the instructions of a block: in the order of 
     unsigned nr;
     int low, high;              /* the bytes they are in, from the first one's address */
 };
-/* Decodes what is at `va`, in a copy of its page, as far as it makes one block; loop: by this path, and if it leads back as often as there is room. */
+/* Decodes what is at `va`, in a copy of its page, as far as it makes one block; loop: by this path, and if it leads back as often as
+ * there is room. */
 void route_decode(const struct bt *t, const u8 *page, u64 va, u16 context, const struct loop_path *loop, struct route *p);
 /* The interpreter's, and mostly goes on behind itself although it is a branch: a hypercall. */
 bool route_comes_back(const struct bt *t, u16 context, const struct x86_insn *i);

@@ -22,8 +22,8 @@ void native_detach(struct vcpu *v);
 void native_charge(struct vcpu *v);
 /* How many instructions v may run from now on; 0: its time is over. */
 u64  native_budget(const struct vcpu *v);
-/* Charges `cost` instructions more, and makes x86_run end in time for what may have been set meanwhile (a timer, a shorter slice). */
 void native_spend_virtual(struct vcpu *v, u64 cost);
+/* Charges `cost` instructions more, and makes x86_run end in time for what may have been set meanwhile (a timer, a shorter slice). */
 static inline void native_spend(struct vcpu *v, u64 cost)
 {
     struct x86_cpu *c = v->cpu;
@@ -36,7 +36,8 @@ static inline void native_spend(struct vcpu *v, u64 cost)
 /* Guest mode around native_execute. What is due before the first instruction is done between the two. */
 void native_begin(struct vcpu *v, const u64 *stop_at);
 void native_enter(struct vcpu *v);
-/* Runs up to n instructions in the translator or the interpreter, unless v must park; leaves guest mode, and tells the debugger if that is why. */
+/* Runs up to n instructions in the translator or the interpreter, unless v must park; leaves guest mode, and tells the debugger if that
+ * is why. */
 enum x86_exit native_execute(struct vcpu *v, u64 n);
 /* x86_ops.code_changed: native_enter waits for the others. Real clock. */
 void native_code_changed(struct x86_cpu *c, const u8 *p);

@@ -1,22 +1,26 @@
 /* Which memory holds code that a translator has translated, so that who writes there can say so.
  *
  * Owns: struct codemap. Used by: bt/ (claims lines, looks for news), and every writer of guest memory that does not go through a TLB's
- * write entry: x86/mem.c and paging.c, machine/mmu.c, frame_write_end and frame_mark_dirty, bare.c. Lock: codemap.lock, a leaf, around every
- * change of a page's word and generation together; both may be read without it.
+ * write entry: x86/mem.c and paging.c, machine/mmu.c, frame_write_end and frame_mark_dirty, bare.c. Lock: codemap.lock, a leaf, around
+ * every change of a page's word and generation together; both may be read without it.
  *
  * Rules. docs/engine.md, "Stores into code", has the argument that they suffice.
- * 1. The translator claims the lines it is about to translate, then compares the bytes it has translated with memory, behind a full barrier.
- * 2. A writer stores, then, behind a full barrier, tells (codemap_wrote). If one of the lines is claimed, the page's claims go, and generation
- *    and epoch move before that can be seen. Telling only before the store would not do: the line may be claimed, and the old bytes read, between.
+ * 1. The translator claims the lines it is about to translate, then compares the bytes it has translated with memory, behind a full
+ *    barrier.
+ * 2. A writer stores, then, behind a full barrier, tells (codemap_wrote). If one of the lines is claimed, the page's claims go, and
+ *    generation and epoch move before that can be seen. Telling only before the store would not do: the line may be claimed, and the old
+ *    bytes read, between.
  * 3. While a page has claims no TLB gets a write entry for it; the first claim of a generation does not count until every TLB that may
  *    have one was flushed (x86_ops.code_page): until then the page is not sealed, and whoever claims there sees to the flush himself.
  *    A writer in guest mode that found no claim when it began needs not tell: that flush waits until it has left guest mode.
- * 4. A translator looks at the epoch before it enters translated code, before it looks a block up, and behind every walk of page tables, which may
- *    grant a right to write that a loss of claims has set free; at the generations of its pages when the epoch has moved. Code that goes round in translated code does neither: a vCPU whose store took claims away makes the others come out
+ * 4. A translator looks at the epoch before it enters translated code, before it looks a block up, and behind every walk of page tables,
+ *    which may grant a right to write that a loss of claims has set free; at the generations of its pages when the epoch has moved. Code
+ *    that goes round in translated code does neither: a vCPU whose store took claims away makes the others come out
  *    (x86_ops.code_changed) before its next instruction. Other writers do not: it looks when its slice of instructions is over.
- * 5. Between a store and its telling an interpreter may run the new bytes, and would then meet the old ones in translated code: time would run backwards
- *    for the guest. So a vCPU's store is counted from before it happens until it is told (codemap_write_begin), and whoever goes from the interpreter
- *    to translated code waits until none is under way, then looks at the epoch. The wait is for a few instructions, in which nobody waits for anything.
+ * 5. Between a store and its telling an interpreter may run the new bytes, and would then meet the old ones in translated code: time would
+ *    run backwards for the guest. So a vCPU's store is counted from before it happens until it is told (codemap_write_begin), and whoever
+ *    goes from the interpreter to translated code waits until none is under way, then looks at the epoch. The wait is for a few
+ *    instructions, in which nobody waits for anything.
  */
 #ifndef XL_MACHINE_CODEMAP_H
 #define XL_MACHINE_CODEMAP_H

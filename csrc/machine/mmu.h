@@ -3,13 +3,12 @@
  * Owns: page walks, the soft TLB of a vCPU, TLB shootdown. Called by: guest copy (every hypercall argument), Python guests'
  * memory, pv/ for machine code. Locks: none; see "shootdown" for the ordering that replaces them.
  *
- * Shootdown. A vCPU announces itself with vcpu->in_guest = 1 before it uses its TLB and checks vcpu->tlb_flush_wanted
- * behind a full barrier; who changes a frame's type sets tlb_flush_wanted and waits only for vCPUs that are in guest.
- * Parked, blocked and in-hypercall vCPUs flush when they next enter; one that runs machine code is told by WORK_flush to leave and
- * enter again: in translated code it looks within SLICE instructions (bt/internal.h), or at once when it is nudged. What the translator knows of
- * addresses it forgets when it next looks (bt/run.c, settle), which is before translated code runs again; so when the initiator goes on,
- * nothing runs by it any more. A frame remembers in tlb_stamp when its last writable
- * reference went: vCPUs that flushed since cannot hold a write entry and are left alone.
+ * Shootdown. A vCPU announces itself with vcpu->in_guest = 1 before it uses its TLB and checks vcpu->tlb_flush_wanted behind a full
+ * barrier; who changes a frame's type sets tlb_flush_wanted and waits only for vCPUs that are in guest. Parked, blocked and in-hypercall
+ * vCPUs flush when they next enter; one that runs machine code is told by WORK_flush to leave and enter again: in translated code it looks
+ * within SLICE instructions (bt/internal.h), or at once when it is nudged. What the translator knows of addresses it forgets when it next
+ * looks (bt/run.c, settle), which is before translated code runs again; so when the initiator goes on, nothing runs by it any more. A frame
+ * remembers in tlb_stamp when its last writable reference went: vCPUs that flushed since cannot hold a write entry and are left alone.
  */
 #ifndef XL_MACHINE_MMU_H
 #define XL_MACHINE_MMU_H
@@ -51,7 +50,8 @@ void tlb_flush_vcpus(struct domain *d, u64 vcpu_mask);  /* MULTI variants: bit n
 void tlb_shootdown_frame(struct host *h, u64 mfn);
 /* Before freed frames get a new owner: no TLB of any domain may hold entries from before `stamp` (host->tlb_clock at the free). */
 void tlb_shootdown_since(struct host *h, u64 stamp);
-/* Returns when every vCPU of d that runs machine code (NULL: of all domains) has been outside of guest mode since the call began. The caller is. */
+/* Returns when every vCPU of d that runs machine code (NULL: of all domains) has been outside of guest mode since the call began. The
+ * caller is. */
 void guest_mode_wait(struct host *h, struct domain *d);
 /* Write entries, over all TLBs, whose frame is not typed writable: 0, or the safety of paging is broken. For tests. */
 u64 tlb_audit(struct host *h);
