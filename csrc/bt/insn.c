@@ -248,6 +248,16 @@ static void divide(struct translation *tr)
     tr_encode(tr);
 }
 
+static void call_out(struct translation *tr, enum bt_exit_kind kind)
+{
+    tr_leave_at(tr, e_jmp_later(&tr->e), kind, 0);
+    struct cold *c = &tr->cold[tr->nr_cold - 1];
+    struct bt_exit *x = &tr->t->exits[c->exit];
+    x->drops = true;
+    x->size = (u8)tr_switches_level(tr);
+    c->switches_level = x->size != 0;
+}
+
 enum bt_treatment tr_instruction(struct translation *tr, unsigned n, bool *ended)
 {
     const struct x86_insn *i = tr->i;
@@ -256,10 +266,7 @@ enum bt_treatment tr_instruction(struct translation *tr, unsigned n, bool *ended
     switch (rule) {
     case STEP:
         *ended = x86_forms[i->form].attr & F_BRANCH && !route_comes_back(tr->t, tr->context, i);
-        tr_leave_at(tr, e_jmp_later(e), *ended ? EXIT_BRANCH : EXIT_STEP, 0);
-        tr->t->exits[tr->cold[tr->nr_cold - 1].exit].drops = true;
-        tr->cold[tr->nr_cold - 1].switches_level = tr_switches_level(tr) != 0;
-        tr->t->exits[tr->cold[tr->nr_cold - 1].exit].size = (u8)tr_switches_level(tr);
+        call_out(tr, *ended ? EXIT_BRANCH : EXIT_STEP);
         return BT_CALLED_OUT;
     case NOTHING:
         if (i->opcode == 0xae)          /* fences */

@@ -208,6 +208,11 @@ struct bt {
     struct bt_block rejected;   /* the last that the verifier refused */
 };
 enum { NR_MAPS = 1 << 19 };
+/* The guest's flags when code was left: all but the arithmetic ones are in the CPU. */
+static inline u64 bt_rflags(const struct bt *t)
+{
+    return (t->cpu->rflags & ~(u64)X86_ARITH_FLAGS) | (t->flags >> 8 & 0xd5) | (t->flags & 1) << 11;
+}
 
 /* Context: what decides beside the bytes and their address how a block is translated. */
 enum { CTX_SET = 1, CTX_CPL = 2, CTX_SSE = 4, CTX_FP = 8,

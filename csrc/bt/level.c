@@ -112,8 +112,7 @@ u64 bt_level_switch(struct x86_cpu *c)
 {
     struct bt *t = c->bt;
     const struct bt_exit *x = &t->exits[t->exit];
-    u64 flags = (c->rflags & ~(u64)X86_ARITH_FLAGS) | (t->flags >> 8 & 0xd5) | (t->flags & 1) << 11;
-    struct departure d = { t, x, &t->block[x->block], flags, t->left - x->k - 1 };
+    struct departure d = { t, x, &t->block[x->block], bt_rflags(t), t->left - x->k - 1 };
     if (unlikely(c->slow || c->strict || d.left < 0))
         return 0;
     return x->size == BY_IRET ? by_iret(c, &d) : by_syscall(c, &d);

@@ -393,7 +393,7 @@ static u64 dispatch(struct bt *t, u32 n)
 {
     struct x86_cpu *c = t->cpu;
     const struct bt_exit *x = &t->exits[n];
-    c->rflags = (c->rflags & ~(u64)X86_ARITH_FLAGS) | (t->flags >> 8 & 0xd5) | (t->flags & 1) << 11;
+    c->rflags = bt_rflags(t);
     if (unlikely(!t->x87_out)) {
         c->fx.fip = t->x87_ip, c->fx.fdp = t->x87_dp, c->fx.fop = t->x87_op;
         c->fx.mxcsr_mask = MXCSR_VALID;

@@ -146,35 +146,47 @@ OPENINGS = {
 }
 
 
+def rounds(n: int, body: str) -> str:
+    return f"mov ebp, {n}\n1: {body}\ndec ebp\njnz 1b\ncli\nhlt\n3: ret".replace("; ", "\n")
+
+
+def interrupts_wait_alike(body: str, options: int, bits: int = 64) -> None:
+    for first in range(1, 24, 1 if options == VERIFY else 5):
+        same(rounds(3, body), options, bits=bits, budgets=(first, 7, 1, 1, 60, 300), interrupts=True)
+
+
+def budgets_leave_the_shadow(body: str, bits: int = 64) -> None:
+    for step in (1, 2, 3, 7):
+        same(rounds(40, body), bits=bits, budgets=(step,) * 20)
+        same(rounds(40, body), bits=bits, budgets=(67, *(step,) * 12), interrupts=True)
+
+
 @pytest.mark.parametrize("options", VERIFIED)
 @pytest.mark.parametrize("opening", OPENINGS)
 def test_an_interrupt_waits_for_the_same_instruction(opening: str, options: int) -> None:
     """Wrong: an interrupt that waits with IF clear, or is raised after any number of instructions, comes in an instruction early (in the shadow of sti)
     or late (no look behind sti, popf, iret)."""
-    source = f"""
-        mov ebp, 3
-    1:  {OPENINGS[opening].replace('; ', chr(10))}
-        dec ebp
-        jnz 1b
-        cli
-        hlt
-    3:  ret
-    """
-    for first in range(1, 24, 1 if options == VERIFY else 5):
-        same(source, options, budgets=(first, 7, 1, 1, 60, 300), interrupts=True)
+    interrupts_wait_alike(OPENINGS[opening], options)
 
 
 @pytest.mark.parametrize("opening", OPENINGS)
 def test_a_budget_that_ends_in_the_shadow_leaves_it(opening: str) -> None:
     """Wrong: a run that is cut between sti and the next instruction forgets the shadow, so that what is raised meanwhile comes too early."""
-    source = f"mov ebp, 40\n1: {OPENINGS[opening].replace('; ', chr(10))}\ndec ebp\njnz 1b\ncli\nhlt\n3: ret"
-    for step in (1, 2, 3, 7):
-        same(source, budgets=(step,) * 20)
-        same(source, budgets=(67, *(step,) * 12), interrupts=True)
+    budgets_leave_the_shadow(OPENINGS[opening])
 
 
 # ---- ways between levels ---------------------------------------------------------------------------------------------
 
+#: What flags and selectors are, in r8 and r9.
+SHOWN = """
+    pushfq
+    pop r10
+    add r9, r10
+    mov eax, ss
+    mov edx, cs
+    lea r8, [r8 + rax * 8]
+    lea r8, [r8 + rdx]
+"""
 ROUND_TRIP = """
     mov ecx, 0xc0000080
     rdmsr
@@ -196,13 +208,7 @@ kernel:
     swapgs
     mov r14, gs:[0]
     adc r13, r14
-    pushfq
-    pop r10
-    add r9, r10
-    mov eax, ss
-    mov edx, cs
-    lea r8, [r8 + rax * 8]
-    lea r8, [r8 + rdx]
+""" + SHOWN + """
     swapgs
     sysretq
 """
@@ -253,13 +259,7 @@ again:
     iretq
 there:
     setc bl
-    pushfq
-    pop r10
-    add r9, r10
-    mov eax, ss
-    mov edx, cs
-    lea r8, [r8 + rax * 8]
-    lea r8, [r8 + rdx]
+""" + SHOWN + """
     mov eax, ds
     lea r8, [r8 + rax * 2]
     add r11, rsp
@@ -432,9 +432,7 @@ SNIPPETS = [*LEVEL_0, *ANYWHERE, "add rax, rcx", "cmp r8, r13", "adc r14, 7", "s
        st.sampled_from(VERIFIED), st.lists(st.integers(1, 40), min_size=1, max_size=5))
 def test_any_sequence_is_the_interpreters(snippets: list[str], flags: int, cpl: int, options: int, budgets: list[int]) -> None:
     """Wrong: state that one instruction leaves in another place than the interpreter, seen by a later one, a fault or an interrupt."""
-    body = "\n".join(s.replace("; ", "\n") for s in snippets)
-    source = f"mov ebp, 3\n1: {body}\ndec ebp\njnz 1b\ncli\nhlt\n3: ret"
-    same(source, options, budgets=(*budgets, 400), interrupts=True, cpl=cpl, rflags=flags, kernel_gs_base=0x9000, gs_base=0xa000)
+    same(rounds(3, "\n".join(snippets)), options, budgets=(*budgets, 400), interrupts=True, cpl=cpl, rflags=flags, kernel_gs_base=0x9000, gs_base=0xa000)
 
 
 # ---- the verifier ----------------------------------------------------------------------------------------------------

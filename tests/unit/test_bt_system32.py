@@ -10,7 +10,7 @@ import pytest
 from bt_kit import MARKS, VERIFIED, VERIFY, stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_bt_system import CPU, STACK, always, machine, outcome, same
+from test_bt_system import CPU, STACK, always, budgets_leave_the_shadow, interrupts_wait_alike, machine, outcome, rounds, same
 from test_bt_verify import GS, Code, add32, edit, nops
 from x86_kit import IF
 
@@ -109,20 +109,13 @@ OPENINGS = {
 @pytest.mark.parametrize("opening", OPENINGS)
 def test_an_interrupt_waits_for_the_same_instruction(opening: str, options: int) -> None:
     """Wrong: an interrupt that waits with IF clear, or is raised after any number of instructions, comes an instruction early or late."""
-    body = OPENINGS[opening].replace("; ", "\n")
-    source = f"mov ebp, 3\n1: {body}\ndec ebp\njnz 1b\ncli\nhlt\n3: ret"
-    for first in range(1, 24, 1 if options == VERIFY else 5):
-        same(source, options, bits=32, budgets=(first, 7, 1, 1, 60, 300), interrupts=True)
+    interrupts_wait_alike(OPENINGS[opening], options, bits=32)
 
 
 @pytest.mark.parametrize("opening", OPENINGS)
 def test_a_budget_that_ends_in_the_shadow_leaves_it(opening: str) -> None:
     """Wrong: a run that is cut between sti and the next instruction forgets the shadow, so that what is raised meanwhile comes too early."""
-    body = OPENINGS[opening].replace("; ", "\n")
-    source = f"mov ebp, 40\n1: {body}\ndec ebp\njnz 1b\ncli\nhlt\n3: ret"
-    for step in (1, 2, 3, 7):
-        same(source, bits=32, budgets=(step,) * 20)
-        same(source, bits=32, budgets=(67, *(step,) * 12), interrupts=True)
+    budgets_leave_the_shadow(OPENINGS[opening], bits=32)
 
 
 # ---- any sequence ----------------------------------------------------------------------------------------------------
@@ -137,9 +130,7 @@ SNIPPETS = [*LEVEL_0, *ANYWHERE, "add eax, ecx", "cmp esi, edi", "adc edx, esi",
        st.sampled_from(VERIFIED), st.lists(st.integers(1, 40), min_size=1, max_size=5))
 def test_any_sequence_is_the_interpreters(snippets: list[str], flags: int, cpl: int, options: int, budgets: list[int]) -> None:
     """Wrong: state that one instruction leaves in another place than the interpreter, seen by a later one, a fault or an interrupt."""
-    body = "\n".join(s.replace("; ", "\n") for s in snippets)
-    source = f"mov ebp, 3\n1: {body}\ndec ebp\njnz 1b\ncli\nhlt\n3: ret"
-    same(source, options, bits=32, budgets=(*budgets, 400), interrupts=True, cpl=cpl, rflags=flags)
+    same(rounds(3, "\n".join(snippets)), options, bits=32, budgets=(*budgets, 400), interrupts=True, cpl=cpl, rflags=flags)
 
 
 # ---- the verifier ----------------------------------------------------------------------------------------------------
