@@ -220,12 +220,12 @@ static void emit_leave(struct emit *e, u32 restore)
     e8(e, 0xc3);
 }
 
-/* Jumped to like leave, for syscall, sysret and iret. bt_level_switch touches neither xmm registers nor MXCSR, so that only what a call may
+/* Jumped to like leave, for what light.c may do. bt_light_call touches neither xmm registers nor MXCSR, so that only what a call may
  * change is stored. */
-static void emit_switch_level(struct emit *e, u32 leave)
+static void emit_light_call(struct emit *e, u32 leave)
 {
     static const u8 CALLER_SAVED[] = { R_AX, R_CX, R_DX, R_SI, R_DI, R_8, R_9, R_10, R_11 };
-    e_load(e, R_SP, GS(bottom));
+    e_store(e, R_SP, GS(frames));
     e_load(e, SCRATCH, GS(cpu));
     for (unsigned n = 0; n < ARRAY_SIZE(CALLER_SAVED); n++)
         e_state(e, true, CALLER_SAVED[n], SCRATCH, R(CALLER_SAVED[n]));
@@ -233,7 +233,7 @@ static void emit_switch_level(struct emit *e, u32 leave)
     e_bytes(e, (const u8[]){ 0x9f, 0x0f, 0x90, 0xc0 }, 4);      /* lahf; seto al */
     e_gs(e, false, 0x89, R_AX, GS(flags));
     e_mov(e, R_DI, SCRATCH);
-    e_call_gs(e, GS(level_switch));
+    e_call_gs(e, GS(light));
     e_store(e, R_AX, GS(entry));
     e_bytes(e, (const u8[]){ 0x48, 0x85, 0xc0 }, 3);            /* test rax, rax */
     u32 slow = e_jcc_later(e, 4);
@@ -246,6 +246,7 @@ static void emit_switch_level(struct emit *e, u32 leave)
             e_jmp(e, leave);
         } else {
             e_state(e, false, GUEST_SP, SCRATCH, R(R_SP));
+            e_load(e, R_SP, GS(frames));
             e_mov_imm(e, SCRATCH2, ~0ul);       /* nothing is carried (translate.h) */
             e_jmp_gs(e, GS(entry));
             e_patch(e, slow, e->at);
@@ -293,8 +294,8 @@ bool bt_cache_create(struct bt *t)
     u32 restore = emit_enter(&e);
     t->leave = e.at;
     emit_leave(&e, restore);
-    t->switch_level = e.at;
-    emit_switch_level(&e, t->leave);
+    t->light_call = e.at;
+    emit_light_call(&e, t->leave);
     t->x87_in = e.at;
     emit_x87_in(&e);
     for (unsigned set = 0; set < 2; set++)

@@ -106,7 +106,7 @@ void tr_cold_code(struct translation *tr)
             e_load(e, R_CX, GS(tmp));
             e_jmp(e, c->back);
         } else {
-            e_jmp(e, c->switches_level ? t->switch_level : t->leave);
+            e_jmp(e, c->light ? t->light_call : t->leave);
         }
     }
 }

@@ -65,8 +65,8 @@ bool bt_field_name(const struct bt *t, u64 offset, char out[BT_NAME])
 
 bool bt_routine_name(const struct bt *t, u32 at, char out[BT_NAME])
 {
-    if (at == t->enter || at == t->leave || at == t->switch_level || at == t->x87_in) {
-        snprintf(out, BT_NAME, "%s", at == t->enter ? "enter" : at == t->leave ? "leave" : at == t->x87_in ? "x87_in" : "switch_level");
+    if (at == t->enter || at == t->leave || at == t->light_call || at == t->x87_in) {
+        snprintf(out, BT_NAME, "%s", at == t->enter ? "enter" : at == t->leave ? "leave" : at == t->x87_in ? "x87_in" : "light_call");
         return true;
     }
     for (unsigned set = 0; set < 2; set++)

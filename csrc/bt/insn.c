@@ -254,8 +254,8 @@ static void call_out(struct translation *tr, enum bt_exit_kind kind)
     struct cold *c = &tr->cold[tr->nr_cold - 1];
     struct bt_exit *x = &tr->t->exits[c->exit];
     x->drops = true;
-    x->size = (u8)tr_switches_level(tr);
-    c->switches_level = x->size != 0;
+    x->size = (u8)tr_light(tr);
+    c->light = x->size != 0;
 }
 
 enum bt_treatment tr_instruction(struct translation *tr, unsigned n, bool *ended)

@@ -62,12 +62,12 @@ enum bt_exit_kind {
     EXIT_MISFIT,                /* a span is not within a page that has bt->slide: the interpreter goes on for a while */
 };
 
-enum bt_switch { BY_SYSCALL = 1, BY_SYSRET, BY_IRET };  /* how code changes level by the routine switch_level */
+enum bt_light { LIGHT_SYSCALL = 1, LIGHT_SYSRET, LIGHT_IRET, LIGHT_HYPERCALL };         /* what the routine light_call does */
 
 struct bt_exit {
     u8 kind;
     s16 k;                      /* instructions of the block that have retired, less those that were subtracted from left */
-    u8 size, write;             /* MISS: bytes. BRANCH to switch_level: enum bt_switch */
+    u8 size, write;             /* MISS: bytes. BRANCH, STEP to light_call: enum bt_light */
     u8 align;                   /* MISS: it must be aligned */
     bool early;                 /* MISS: it only loads; the lookup is for a store behind it */
     bool opens;                 /* MISS: accesses behind it rely on its span, so that nothing goes on behind the instruction */
@@ -146,7 +146,7 @@ struct bt {
     u64 flag_a, flag_b;         /* operands from which flags can be made again (flags.c) */
     u64 sti_flags;              /* rflags before the last sti in line: IF 0 says that the instruction behind it is in its shadow */
     struct x86_cpu *cpu;
-    u64 dispatch, level_switch; /* addresses of bt_dispatch, bt_level_switch */
+    u64 dispatch, light;        /* addresses of bt_dispatch, bt_light_call */
     u64 x87_out;                /* 0: the host's x87 registers are the guest's now; 1: they are in cpu->fx */
     u64 x87_ip;                 /* what fx.fip is to be */
     u64 vectors;                /* 0: xmm registers and MXCSR are what cpu->fx has; a block that may change them says 1 */
@@ -162,7 +162,7 @@ struct bt {
     u8 *rx, *rw;                /* two views of the cache */
     u32 used, start;            /* bytes of it; those of entry and exit */
     u32 x87_in;                 /* cache offset of the routine that loads the guest's x87 registers */
-    u32 enter, leave, switch_level;     /* cache offsets of routines */
+    u32 enter, leave, light_call;       /* cache offsets of routines */
     u32 l1_code[2][2][17];      /* of L1 lookups, by set, write, size - 1; [16]: 16 bytes aligned */
     u64 tlb_flushes;            /* of cpu->tlb when l0, l1, jumps and links were last empty, */
     u32 page_flushes, epoch;    /* or what it says to forget of them was forgotten */
@@ -212,6 +212,13 @@ enum { NR_MAPS = 1 << 19 };
 static inline u64 bt_rflags(const struct bt *t)
 {
     return (t->cpu->rflags & ~(u64)X86_ARITH_FLAGS) | (t->flags >> 8 & 0xd5) | (t->flags & 1) << 11;
+}
+
+/* What translated code adds to addresses by FS and GS. */
+static inline void bt_load_bases(struct bt *t)
+{
+    t->seg_base[0] = t->cpu->lin_base[X86_FS];
+    t->seg_base[1] = t->cpu->lin_base[X86_GS];
 }
 
 /* Context: what decides beside the bytes and their address how a block is translated. */
@@ -267,11 +274,11 @@ u32 bt_translate(struct bt *t, const u8 *host, u64 va, u16 context, const struct
 /* ---- system.c ---------------------------------------------------------------------------------------------------- */
 void bt_system_masks(struct bt *t);
 
-/* ---- level.c ----------------------------------------------------------------------------------------------------- */
-/* syscall, sysret and iret of a CPU that has them for itself, from 64-bit code to 64-bit code, called by translated code with bt->exit set,
- * general registers but rbx, rbp and r12-r15 in c and flags in bt->flags, where they are afterwards. Returns the host address where it goes
- * on, or 0: nothing has happened. */
-u64 bt_level_switch(struct x86_cpu *c);
+/* ---- light.c ----------------------------------------------------------------------------------------------------- */
+/* 64-bit code: syscall, sysret and iret of a CPU that has them for itself, hypercalls. Called by translated code with bt->exit and
+ * bt->frames set, general registers but rbx, rbp and r12-r15 in c, and flags in bt->flags, where all that is afterwards. Returns the host
+ * address where it goes on, or 0: nothing has happened. */
+u64 bt_light_call(struct x86_cpu *c);
 
 /* ---- verify.c ---------------------------------------------------------------------------------------------------- */
 bool bt_verify(const struct bt *t, const struct bt_block *b);

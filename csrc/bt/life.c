@@ -102,7 +102,7 @@ bool bt_create(struct x86_cpu *c, unsigned options)
     t->mask_sign32 = 1ul << 31;
     bt_system_masks(t);
     t->dispatch = (u64)(uintptr_t)bt_dispatch;
-    t->level_switch = (u64)(uintptr_t)bt_level_switch;
+    t->light = (u64)(uintptr_t)bt_light_call;
     bt_addresses_begin(t);
     bt_rules(t);
     bt_forget(t);

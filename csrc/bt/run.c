@@ -56,8 +56,7 @@ static inline void settle(struct bt *t)
         bt_look_for_writes(t);
     if (unlikely(tlb->flushes != t->tlb_flushes || tlb->page_flushes != t->page_flushes))
         bt_forget_flushed(t);
-    t->seg_base[0] = c->lin_base[X86_FS];
-    t->seg_base[1] = c->lin_base[X86_GS];
+    bt_load_bases(t);
 }
 
 /* An interrupt that waits is nothing to look at while IF is clear: what sets it looks. */

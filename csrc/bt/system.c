@@ -1,6 +1,6 @@
 /* System instructions in line: those that only read or write what struct x86_cpu holds.
  *
- * Owns: which they are (OPS), which go to level.c, bt->mask_flags. Called by: translate.c. All others, and these where they might fault,
+ * Owns: which they are (OPS), which go to light.c, bt->mask_flags. Called by: translate.c. All others, and these where they might fault,
  * change how code executes or let an interrupt in, are called out (EXIT_STEP): run.c has the interpreter's function do them, and comes
  * back.
  *
@@ -255,21 +255,21 @@ void tr_system(struct translation *tr)
     }
 }
 
-/* ---- syscall, sysret, iret --------------------------------------------------------------------------------------- */
+/* ---- light calls ------------------------------------------------------------------------------------------------- */
 
-unsigned tr_switches_level(const struct translation *tr)
+unsigned tr_light(const struct translation *tr)
 {
     const struct x86_cpu *c = tr->t->cpu;
     const struct x86_insn *i = tr->i;
     const struct x86_op *op = x86_forms[i->form].op;
     bool native = c->ops->syscall == x86_syscall_native && !c->ops->segment_loaded && c->ops->phys, level0 = !(tr->context & CTX_CPL);
-    if (!native || i->mode != 64)
+    if (i->mode != 64)
         return 0;
     if (op == &x86_op_syscall && i->len == 2)
-        return BY_SYSCALL;
-    if (i->size != 8 || !level0)
+        return native ? LIGHT_SYSCALL : c->ops->quick_syscall && route_comes_back(tr->t, tr->context, i) ? LIGHT_HYPERCALL : 0;
+    if (!native || i->size != 8 || !level0)
         return 0;
-    return op == &x86_op_sysret ? BY_SYSRET : op == &x86_op_iret ? BY_IRET : 0;
+    return op == &x86_op_sysret ? LIGHT_SYSRET : op == &x86_op_iret ? LIGHT_IRET : 0;
 }
 
 #else

@@ -31,7 +31,7 @@ struct cold {                   /* code that is rarely reached, behind the block
     u8 kind, size, write, aligned;
     bool restore_rcx;           /* EXIT: rcx is in r15 */
     bool shadow;                /* of the instruction, as in struct translation */
-    bool switches_level;        /* EXIT: to the routine switch_level, not leave */
+    bool light;                 /* EXIT: to the routine light_call, not leave */
     u32 from;                   /* the rel32 that leads to it */
     u32 back;                   /* ACCESS, SPAN: where it goes on */
     bool direct;                /* ACCESS, SPAN, WIDE_SPAN: at place of + disp; else at r14 */
@@ -194,7 +194,7 @@ void tr_return_code(struct translation *tr, const struct cold *c);      /* COLD_
 /* A system instruction, as it stands here, can be done in line. */
 bool tr_system_rule(const struct translation *tr);
 void tr_system(struct translation *tr);
-unsigned tr_switches_level(const struct translation *tr);       /* enum bt_switch if bt_level_switch may do it, else 0 */
+unsigned tr_light(const struct translation *tr);       /* enum bt_light if bt_light_call may do it, else 0 */
 
 /* ---- memory.c ---- */
 /* Its memory operand is at a place + displacement: no segment's base, nothing cut, no register that is not the host's. */

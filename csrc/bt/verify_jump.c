@@ -143,17 +143,18 @@ static bool looks_up(struct check *c, struct path *p, u32 target)
     return verify_refuse(c, "calls what is no routine");
 }
 
-/* switch_level does syscall, sysret or iret in the place of the interpreter: the exit says which, and that nothing has happened. */
-static bool switches_level(struct check *c, const struct path *p)
+/* light_call does syscall, sysret or iret in the place of the interpreter, or a hypercall, behind which the block goes on: the exit says
+ * which, and that nothing has happened. */
+static bool is_light_call(struct check *c, const struct path *p)
 {
     const struct bt_exit *x = &c->t->exits[p->exit];
     const struct x86_op *op = c->g ? x86_forms[c->g->form].op : NULL;
-    bool back = op && c->g->size == 8 && !(c->b->context & CTX_CPL);
-    unsigned how = op == &x86_op_syscall && c->len == 2 ? BY_SYSCALL : 0;
-    if (back && (op == &x86_op_sysret || op == &x86_op_iret))
-        how = op == &x86_op_sysret ? BY_SYSRET : BY_IRET;
-    return (x->kind == EXIT_BRANCH && x->off == c->off && !(c->b->context & CTX_32) && how && x->size == how) ||
-           verify_refuse(c, "no switch between levels");
+    bool back = op && c->g->size == 8 && !(c->b->context & CTX_CPL), pv = c->t->cpu->ops->quick_syscall;
+    unsigned how = op == &x86_op_syscall && c->len == 2 ? pv ? LIGHT_HYPERCALL : LIGHT_SYSCALL : 0;
+    if (back && !pv && (op == &x86_op_sysret || op == &x86_op_iret))
+        how = op == &x86_op_sysret ? LIGHT_SYSRET : LIGHT_IRET;
+    bool kind = how == LIGHT_HYPERCALL ? x->kind == EXIT_STEP && x->drops && !(c->b->context & CTX_SET) : x->kind == EXIT_BRANCH;
+    return (kind && x->off == c->off && !(c->b->context & CTX_32) && how && x->size == how) || verify_refuse(c, "no light call");
 }
 
 /* A jump through the jump cache to the block of guest address `target`. */
@@ -304,8 +305,8 @@ bool verify_relative(struct check *c, struct path *p, const struct x86_insn *h, 
         return forks_by_flags(c, p, h, target, next);
     if (op != &x86_op_jmp || (h->len != 5 && target >= c->b->code + c->b->code_len))
         return verify_refuse(c, "a jump of a kind that does not occur");
-    if (target == c->t->leave || target == c->t->switch_level)
-        return p->from = from, leaves(c, p) && (target == c->t->leave || switches_level(c, p));
+    if (target == c->t->leave || target == c->t->light_call)
+        return p->from = from, leaves(c, p) && (target == c->t->leave || is_light_call(c, p));
     if (!own)
         return is_chained(c, p, next - 4, target);
     p->from = h->len == 5 ? next - 4 : 0;

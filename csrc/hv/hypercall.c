@@ -66,7 +66,7 @@ static inline void leave(struct vcpu *v)
 static inline u64 digest_args(const struct host *h, const u64 *a)
 {
     if (!h->trace.digesting)
-        return a[0] & 0xffffffffffff;
+        return a[0];
     u64 d = 0;
     for (unsigned i = 0; i < 5; i++)
         d = digest_mix(d, a[i]);
@@ -90,7 +90,7 @@ s64 hypercall(struct vcpu *v, u64 nr, const u64 a[5])
             for (unsigned i = 0; i < 5; i++)
                 v->cold.args[i] = a[i];
         }
-        vcpu_trace(v, HYPERCALL, nr << 48 ^ digest_args(v->host, a), (u64)HYPERCALL_COLD);
+        vcpu_trace(v, HYPERCALL, hypercall_traced(nr, digest_args(v->host, a)), (u64)HYPERCALL_COLD);
         if (v->backend != BACKEND_PYTHON) {
             vcpu_pause(v, VPF_lane);
             lane_push(v->host, (struct lane_exit){ .kind = EXIT_HYPERCALL, .domid = v->domain->id, .vcpu = v->id });
@@ -101,7 +101,7 @@ s64 hypercall(struct vcpu *v, u64 nr, const u64 a[5])
     }
     if (guest_mode)
         vcpu_enter_guest(v);            /* before the trace: its barrier would wait for the clock, which what follows need not */
-    vcpu_trace_self(v, HYPERCALL, nr << 48 ^ digest_args(v->host, a), (u64)rc);
+    vcpu_trace_self(v, HYPERCALL, hypercall_traced(nr, digest_args(v->host, a)), (u64)rc);
     leave(v);
     return rc;
 }

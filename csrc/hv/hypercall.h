@@ -27,7 +27,10 @@ s64 hypercall_complete(struct vcpu *v, s64 rc);
 static const u64 HYPERCALL_WORK_LIMIT = 1ul << 26;
 bool hypercall_charge(struct vcpu *v, u64 work);
 
-enum { XEN_VERSION_MAJOR = 4, XEN_VERSION_MINOR = 17 };         /* whose behaviour this is */
+/* What the trace has of a call: number, and as much as goes beside it of the first argument, or of a digest of all. */
+static inline u64 hypercall_traced(u64 nr, u64 args) { return nr << 48 ^ (args & 0xffffffffffff); }
+
+enum { XEN_VERSION_MAJOR = 4, XEN_VERSION_MINOR = 17, XEN_VERSION = XEN_VERSION_MAJOR << 16 | XEN_VERSION_MINOR };   /* whose behaviour this is */
 s64 do_xen_version(struct vcpu *v, u64 cmd, u64 arg);
 s64 do_vm_assist(struct vcpu *v, u64 cmd, u64 type);
 s64 do_multicall(struct vcpu *v, u64 list, u64 count);
@@ -35,6 +38,12 @@ s64 do_multicall(struct vcpu *v, u64 list, u64 count);
 /* Entry points, descriptors' bases and debug registers of the calling vCPU (hv/pv_state.c). */
 s64 do_set_trap_table(struct vcpu *v, u64 traps);
 s64 do_stack_switch(struct vcpu *v, u64 ss, u64 sp);
+static inline s64 set_kernel_stack(struct vcpu *v, u64 ss, u64 sp)
+{
+    v->arch.kernel_ss = (u16)ss | 3;
+    v->arch.kernel_sp = sp;
+    return 0;
+}
 s64 do_set_callbacks(struct vcpu *v, u64 event, u64 failsafe, u64 syscall);
 s64 do_fpu_taskswitch(struct vcpu *v, u64 set);
 s64 do_set_debugreg(struct vcpu *v, u64 reg, u64 value);

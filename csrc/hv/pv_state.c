@@ -37,12 +37,7 @@ s64 do_set_trap_table(struct vcpu *v, u64 traps)
     return 0;
 }
 
-s64 do_stack_switch(struct vcpu *v, u64 ss, u64 sp)
-{
-    v->arch.kernel_ss = (u16)ss | 3;
-    v->arch.kernel_sp = sp;
-    return 0;
-}
+s64 do_stack_switch(struct vcpu *v, u64 ss, u64 sp) { return set_kernel_stack(v, ss, sp); }
 
 s64 do_fpu_taskswitch(struct vcpu *v, u64 set)
 {

@@ -102,6 +102,6 @@ s64 do_vm_assist(struct vcpu *v, u64 cmd, u64 type)
 s64 do_xen_version(struct vcpu *v, u64 cmd, u64 arg)
 {
     if (likely(cmd == XENVER_version))  /* how kernels have pending events delivered: nothing is to be slow about it */
-        return XEN_VERSION_MAJOR << 16 | XEN_VERSION_MINOR;
+        return XEN_VERSION;
     return version_of(v, cmd, arg);
 }

@@ -36,7 +36,7 @@ static void hypervisor_leaf(u32 n, u32 subleaf, u32 out[4])
         set(out, XEN_CPUID_LEAF(XEN_CPUID_MAX_NUM_LEAVES), XEN_CPUID_SIGNATURE_EBX, XEN_CPUID_SIGNATURE_ECX, XEN_CPUID_SIGNATURE_EDX);
         break;
     case 1:
-        out[0] = XEN_VERSION_MAJOR << 16 | XEN_VERSION_MINOR;
+        out[0] = XEN_VERSION;
         break;
     case 2:                             /* one hypercall page, written by this MSR */
         set(out, 1, 0x40000000, XEN_CPUID_FEAT1_MMU_PT_UPDATE_PRESERVE_AD, 0);

@@ -1,7 +1,7 @@
 /* A PV64 vCPU that executes machine code: the x86 engine below, the hypervisor's state of the vCPU beside it.
  *
  * Owns: struct pv_cpu. Called by: the pCPU loop and dispatch through pv_backend, the x86 engine through pv_ops, xenlike.h. Files: run.c
- * the loop and the clock, traps.c entries into the guest kernel, iret.c the way back and segments, emulate.c privileged instructions,
+ * the loop and the clock, traps.c entries into the guest kernel, quick.c hypercalls without leaving guest mode, iret.c the way back and segments, emulate.c privileged instructions,
  * msr.c, cpuid.c, ports.c what those reach, state.c registers from outside. Section numbers are those of Xen's PV ABI notes (docs/design.md).
  *
  * Guest mode (machine/mmu.h). The engine runs in guest mode, so every x86_ops function is called in it. What may wait for other vCPUs or
@@ -59,6 +59,7 @@ void pv_exception(struct x86_cpu *c, const struct x86_exception *e);    /* an x8
 void pv_soft_int(struct x86_cpu *c, u8 vector);
 void pv_syscall(struct x86_cpu *c);
 void pv_sysenter(struct x86_cpu *c);
+bool pv_quick_syscall(struct x86_cpu *c, u64 next, u64 flags);          /* quick.c */
 
 /* ---- iret.c ------------------------------------------------------------------------------------------------------ */
 

@@ -175,6 +175,10 @@ struct x86_ops {
     void (*interrupt)(struct x86_cpu *c);       /* X86_SLOW_INTERRUPT: an interrupt waits and IF allows it. NULL: none */
     void (*soft_int)(struct x86_cpu *c, u8 vector);     /* int n, int3, into, int1; rip of the next instruction is c->next_rip */
     void (*syscall)(struct x86_cpu *c);         /* c->next_rip: the return address; sets c->next_rip */
+    /* The same, of a kernel's hypercall, by translated code: the return address is next, rflags are `flags`; of c's registers those that the
+     * C ABI has callees save are not up to date, and no vector or x87 register may be touched. True: done, nothing but other general
+     * registers and segments' bases has changed, and nothing is to be looked at. False: nothing has happened. NULL: there is none. */
+    bool (*quick_syscall)(struct x86_cpu *c, u64 next, u64 flags);
     void (*sysenter)(struct x86_cpu *c);
     /* Both halves of the descriptor that sel names (bytes 8-15 only for 16-byte system descriptors). False: beyond the table. */
     bool (*descriptor)(struct x86_cpu *c, u16 sel, bool two, u64 desc[2]);

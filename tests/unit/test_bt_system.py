@@ -227,7 +227,7 @@ def test_round_trips_between_levels(enter: str, flags: int, options: int) -> Non
     m = same(source, options, budgets=(7, 11, 13, 2000), star=0x08 << 32 | 0x1b << 48, lstar=kernel, sfmask=0x600, kernel_gs_base=0x9000, gs_base=0xa000)
     if options == VERIFY and enter == "syscall":
         watched = 8 * 14                # the loop, before it is made anew
-        assert stats(m).interpreted < 50 + watched, "switch_level does most of 25 system calls and returns"
+        assert stats(m).interpreted < 50 + watched, "light_call does most of 25 system calls and returns"
 
 
 IRETS = """
@@ -487,7 +487,7 @@ def test_the_verifier_sees_a_defect_of_what_is_in_line(name: str) -> None:
 @pytest.mark.parametrize("size", range(5))
 @pytest.mark.parametrize("source", ["syscall", "sysretq", "iretq", "hlt; iretq", "iretd", "int 0x30"])
 def test_the_verifier_sees_a_wrong_switch_of_levels(source: str, size: int) -> None:
-    """Wrong: the routine switch_level would do another instruction than the one that stands there, as the exit's record says."""
+    """Wrong: the routine light_call would do another instruction than the one that stands there, as the exit's record says."""
     m = machine("bt", f"jmp 1f; 1: {source}", 0)
     m.run(2)
     code = Code(m)

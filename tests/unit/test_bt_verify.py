@@ -45,10 +45,10 @@ def _translator() -> None:
 
 
 class Code:
-    """The translations of a machine, to be looked at and changed."""
+    """The translations of a machine, or a translator's, to be looked at and changed."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.t = lib.xl_bt_of_bare(machine.c)
+    def __init__(self, of: Machine | object) -> None:
+        self.t = lib.xl_bt_of_bare(of.c) if isinstance(of, Machine) else of
         self.stats = ffi.new("struct xl_bt_stats *")
         lib.xl_bt_stats(self.t, self.stats)
 

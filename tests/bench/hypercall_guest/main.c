@@ -1,5 +1,5 @@
-/* A PV guest that calls xen_version 0 again and again, N times in each of 15 pieces, N being its command line. Prints the middle piece's
- * nanoseconds and its calls: "20000 calls, 812345 ns". bench_translator.py */
+/* A PV guest that calls xen_version again and again, N times in each of 15 pieces, with command C: its command line is "N C". Prints the
+ * middle piece's nanoseconds and its calls: "20000 calls, 812345 ns". bench_translator.py */
 #include <guest.h>
 
 enum { PIECES = 15 };
@@ -7,13 +7,14 @@ enum { PIECES = 15 };
 int main(int argc, char **argv)
 {
     u64 n = argc > 1 ? strtoul(argv[1], NULL, 10) : 1000, spent[PIECES];
-    s64 version = hypercall_xen_version(0, 0);
+    unsigned command = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 0;
+    s64 answer = hypercall_xen_version(command, 0);
     for (unsigned piece = 0; piece < PIECES; piece++) {
         u64 start = time_now(), ns;
         unsigned at = piece;
         for (u64 k = 0; k < n; k++)
-            if (hypercall_xen_version(0, 0) != version)
-                panic("another version");
+            if (hypercall_xen_version(command, 0) != answer)
+                panic("another answer");
         ns = time_now() - start;
         for (; at && spent[at - 1] > ns; at--)          /* in order */
             spent[at] = spent[at - 1];

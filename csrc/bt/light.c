@@ -1,23 +1,18 @@
-/* Ways between privilege levels that translated code takes without being left: syscall, sysret, iretq.
+/* Instructions that translated code calls C for without being left: ways between privilege levels (syscall, sysret, iretq), and a
+ * paravirtual kernel's hypercalls, as far as they are quick (x86_ops.quick_syscall).
  *
- * Owns: bt_level_switch. Called by: the routine switch_level (cache.c), from translated code. No locks.
+ * Owns: bt_light_call. Called by: the routine light_call (cache.c), from translated code. No locks.
  *
  * The guest's vector registers and MXCSR are in the host's meanwhile, x87 registers perhaps, so all that is compiled here keeps to general
- * registers, what it takes from headers too, and nothing is called. Only what is usual is done, what it needs being in the TLB; all else is
- * the interpreter's (exec_far.c), with nothing changed.
+ * registers, what it takes from headers too, and only what does so is called. Only what is usual is done, what it needs being in the TLB;
+ * all else is the interpreter's (exec_far.c), with nothing changed.
  */
-#if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("general-regs-only"))), apply_to = function)
-#else
-#pragma GCC target("general-regs-only")
-#endif
-#endif
+#include "base/general_regs.h"
 
 #include "bt/internal.h"
 #include "x86/system.h"
 
-#if defined(__x86_64__)
+#if GENERAL_REGS
 
 /* What is left, and where from: translated code's state at the instruction. flags: rflags as they are there. */
 struct departure { struct bt *t; const struct bt_exit *x; const struct bt_block *b; u64 flags; s64 left; };
@@ -43,6 +38,7 @@ static inline void arrive(struct x86_cpu *c, const struct departure *d, unsigned
     c->code.tag = 0;
     d->t->flags = (u32)(flags & 0xd5) << 8 | (u32)(flags >> 11 & 1);
     d->t->left = d->left;
+    d->t->frames = d->t->bottom;        /* addresses mean something else */
 }
 
 /* As x86_syscall_native and sysret. */
@@ -50,7 +46,7 @@ static inline u64 by_syscall(struct x86_cpu *c, const struct departure *d)
 {
     enum { SYSRET_FLAGS = 0x247fd5, CODE = X86_ATTR_G | X86_ATTR_L | X86_ATTR_P | X86_ATTR_S | X86_SEG_CODE | X86_SEG_RW | X86_SEG_A,
            DATA = X86_ATTR_G | X86_ATTR_DB | X86_ATTR_P | X86_ATTR_S | X86_SEG_RW | X86_SEG_A };
-    bool sysret = d->x->size == BY_SYSRET;
+    bool sysret = d->x->size == LIGHT_SYSRET;
     unsigned level = sysret ? 3 : 0;
     u64 flags = sysret ? (c->r[X86_R11] & SYSRET_FLAGS) | X86_FLAG1 : (d->flags & ~(c->sfmask | X86_RF)) | X86_FLAG1;
     u64 host = landing(c, d, level, sysret ? c->r[X86_RCX] : c->lstar, flags);
@@ -107,23 +103,32 @@ static inline u64 by_iret(struct x86_cpu *c, const struct departure *d)
     return host;
 }
 
-/* The kind of bt_exit says which. x87_out is about all contexts, of which one has CTX_X87 if the other has. */
-u64 bt_level_switch(struct x86_cpu *c)
+/* The block goes on: nothing that it takes for granted has changed but segments' bases. */
+static u64 by_hypercall(struct x86_cpu *c, const struct departure *d)
+{
+    if (!d->x->behind || !c->ops->quick_syscall(c, d->b->va + d->x->off + 2, d->flags))
+        return 0;
+    bt_load_bases(d->t);
+    return bt_host_address(d->t, d->x->behind);
+}
+
+/* bt_exit.size says which. x87_out is about all contexts, of which one has CTX_X87 if the other has. */
+u64 bt_light_call(struct x86_cpu *c)
 {
     struct bt *t = c->bt;
     const struct bt_exit *x = &t->exits[t->exit];
     struct departure d = { t, x, &t->block[x->block], bt_rflags(t), t->left - x->k - 1 };
-    if (unlikely(c->slow || c->strict || d.left < 0))
+    if (unlikely(c->slow || c->strict))
         return 0;
-    return x->size == BY_IRET ? by_iret(c, &d) : by_syscall(c, &d);
+    if (x->size == LIGHT_HYPERCALL)
+        return by_hypercall(c, &d);
+    if (unlikely(d.left < 0))
+        return 0;
+    return x->size == LIGHT_IRET ? by_iret(c, &d) : by_syscall(c, &d);
 }
 
 #else
 
-u64 bt_level_switch(struct x86_cpu *c) { return 0; }
+u64 bt_light_call(struct x86_cpu *c) { return 0; }
 
-#endif
-
-#if defined(__x86_64__) && defined(__clang__)
-#pragma clang attribute pop
 #endif
