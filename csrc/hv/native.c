@@ -18,6 +18,7 @@ void native_attach(struct vcpu *v, struct x86_cpu *c, const struct x86_ops *ops)
     c->attention = &v->exit_work;
     c->features = x86_features_supported();
     c->bus_lock = &v->domain->bus_lock;
+    c->roughly = v->host->clock.kind == CLOCK_REAL;
     c->codemap = &v->host->machine.codemap;
 }
 

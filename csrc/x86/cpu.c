@@ -18,7 +18,7 @@ void x86_reset(struct x86_cpu *c)
     memset(c, 0, sizeof *c);
     c->tlb = old.tlb, c->ops = old.ops, c->attention = old.attention, c->icache = old.icache, c->features = old.features;
     c->bus_lock = old.bus_lock, c->owner = old.owner, c->unwind = old.unwind, c->insn = old.insn;
-    c->codemap = old.codemap, c->bt = old.bt;
+    c->codemap = old.codemap, c->bt = old.bt, c->roughly = old.roughly;
     c->retired = old.retired, c->undecoded = old.undecoded;
     c->slow = old.slow & X86_SLOW_DEBUGGER;
     c->strict = old.strict & X86_STRICT_DEBUGGER;

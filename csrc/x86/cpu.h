@@ -116,6 +116,8 @@ struct x86_cpu {
     const u32 *attention;       /* x86_run returns X86_ATTENTION soon after this becomes nonzero */
     u64 retired;                /* instructions completed since the CPU was made; faulting ones do not count. rep: see exec_string.c */
     u64 limit;                  /* x86_run's budget, as a value of retired; each delivery of an exception or interrupt lowers it by one */
+    bool roughly;               /* the budget is a slice of real time: bt_run may end up to a block's length before it. The owner sets it, and
+                                 * gives none that small, but where slow is set */
     const struct x86_insn *insn;/* the one under way (valid in ops called from it, and in ops->exception of what it raised); NULL: fetch failed */
     const struct x86_ops *ops;
     void *owner;                /* whose CPU it is; the ops know what that is. hv/: a struct vcpu */
