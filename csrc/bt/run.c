@@ -184,6 +184,9 @@ static bool look_up_page(struct bt *t, const struct bt_exit *x)
     return false;
 }
 
+/* What it stores must not be where it stands itself: so the interpreter has to have fetched there (exec_string.c, string_stores). */
+static inline bool is_repeated(const struct x86_insn *i) { return i->prefixes & (X86_REP | X86_REPNE); }
+
 /* As x86_run_one, without fetching. */
 static void execute(struct x86_cpu *c, const struct x86_insn *i)
 {
@@ -217,7 +220,7 @@ static u64 step(struct bt *t, u32 n)
     const struct x86_insn *i = bt_exit_insn(t, n);
     u64 rip = c->r[X86_RIP], flushes = t->stats.flushes, forgotten = t->forgotten, lin = t->lin;
     do {
-        if (likely(i != NULL))
+        if (likely(i && (!is_repeated(i) || x86_has_code(c, rip))))
             execute(c, i);
         else
             x86_run_one(c);
@@ -225,7 +228,7 @@ static u64 step(struct bt *t, u32 n)
         if (must_look(c))
             return 0;
         settle(t);
-    } while (unlikely(c->r[X86_RIP] == rip) && i && i->prefixes & (X86_REP | X86_REPNE) && flushes == t->stats.flushes && !b->invalid);
+    } while (unlikely(c->r[X86_RIP] == rip) && i && is_repeated(i) && flushes == t->stats.flushes && !b->invalid);
     if (unlikely(forgotten != t->forgotten)) {  /* x may be another's after a flush */
         if (flushes != t->stats.flushes || !x->drops || code_at(c, rip, false) != b->host + x->off)
             return next_block(t);

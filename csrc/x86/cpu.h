@@ -251,6 +251,12 @@ static inline void x86_derive_level(struct x86_cpu *c)
     c->code.tag = 0;
 }
 
+/* The instruction at rip is in the page that c->code has, whatever the context. */
+static inline bool x86_has_code(const struct x86_cpu *c, u64 rip)
+{
+    return rip - c->code.start < c->code.len && c->code.tag == c->tlb->generation;
+}
+
 /* Makes an FXSAVE image from outside (guest memory, a snapshot) fit for c->fx: reserved bits cleared, fsw.ES consistent. exec_fxsave.c */
 void x86_fx_sanitize(struct x86_fx *fx);
 

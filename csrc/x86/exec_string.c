@@ -46,7 +46,7 @@ X86_INLINE unsigned string_ahead(const struct x86_cpu *c)
 X86_INLINE unsigned string_stores(const struct x86_cpu *c, const u8 *p, unsigned n, struct string_round *round)
 {
     u64 off = c->r[X86_RIP] - c->code.start;
-    if (unlikely(off >= c->code.len || c->code.tag != c->tlb->generation || !(((u64)(c->code.host + off) ^ (u64)p) >> PAGE_SHIFT)))
+    if (unlikely(!x86_has_code(c, c->r[X86_RIP]) || !(((u64)(c->code.host + off) ^ (u64)p) >> PAGE_SHIFT)))
         round->alone = true;
     return round->alone && n > round->left ? round->left : n;
 }

@@ -345,7 +345,8 @@ def hypercall(image: Path, engine: str, calls: int, command: int = 0) -> Callabl
 
 
 def two_at_once(image: Path, kernel: str, percent: int) -> Callable[[], float]:
-    """A `measure`: how many times faster two vCPUs do what is to be done on two pCPUs than on one."""
+    """A `measure`: how many times faster two vCPUs do what is to be done on two pCPUs than on one. The best of some short runs in turn: what
+    else the machine does is not to be in one of them alone."""
     def once(pcpus: int) -> float:
         with Host(threaded=False, pcpus=pcpus, engine="bt") as host:
             domain = host.create(str(image), memory=f"{MEMORY}M", vcpus=2, extra=f"smp=2 only={kernel} scale={percent}")
@@ -353,7 +354,10 @@ def two_at_once(image: Path, kernel: str, percent: int) -> Callable[[], float]:
             said = re.search(rf"{kernel}_x2 \d+ (\d+) ", domain.console.text)
             assert said, domain.console.text
             return float(said[1])
-    return lambda: once(1) / once(2)
+    def measure() -> float:
+        runs = [(once(1), once(2)) for _ in range(4)]
+        return min(one for one, _ in runs) / min(two for _, two in runs)
+    return measure
 
 
 def two_threads(program: Path, kernel: str, percent: int) -> Callable[[], float]:
@@ -400,8 +404,8 @@ def cases(stack: ExitStack, size: Size) -> list[Case]:
         Case("hypercall of a C guest, that leaves guest mode", "ns", hypercall(calls, "bt", size.of(4_000, 100), command=7), 50),
         Case("hypercall of a C guest, interpreted", "ns", hypercall(calls, "interp", size.of(1_000, 100)), runs=5),
         Case("floor: two threads against one, SHA-256", "x faster", two_threads(program, "sha256", percent)),
-        Case("translator, two pCPUs against one, SHA-256", "x faster", two_at_once(image, "sha256", percent), 1.6),
-        Case("translator, two pCPUs against one, integer mix", "x faster", two_at_once(image, "integer", percent), 1.6),
+        Case("translator, two pCPUs against one, SHA-256", "x faster", two_at_once(image, "sha256", percent // 3), 1.6),
+        Case("translator, two pCPUs against one, integer mix", "x faster", two_at_once(image, "integer", percent // 3), 1.6),
         Case(f"translation of {what}, a guest instruction", "ns", translation(translated, last_words, lambda s: s.translate_ns / s.translated)),
         Case(f"translation of {what}, cache for a byte of code", "bytes", translation(translated, last_words, lambda s: s.host_bytes / s.guest_bytes),
              runs=1, digits=2),
