@@ -231,7 +231,7 @@ u64 xl_trace_digest(struct host *h, u32 with_memory)
     return d;
 }
 
-void xl_trace_mark(struct host *h, u64 a, u64 b) { trace_add(&h->trace, trace_now(h), TRACE_MARK, DOMID_INVALID, 0, a, b); }
+void xl_trace_mark(struct host *h, u64 a, u64 b) { host_trace(h, TRACE_MARK, DOMID_INVALID, 0, a, b); }
 void xl_trace_off(struct host *h, u32 off) { h->trace.off = off; }
 
 int xl_snapshot(struct host *h) { return snapshot_take(h); }

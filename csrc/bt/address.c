@@ -126,8 +126,6 @@ void bt_forget_flushed(struct bt *t)
 {
     const struct tlb *tlb = t->cpu->tlb;
     u64 va = tlb->flushed_va;
-    if (likely(t->tlb_flushes == tlb->flushes && t->page_flushes == tlb->page_flushes))
-        return;
     if (t->tlb_flushes != tlb->flushes || tlb->page_flushes - t->page_flushes != 1 ||
         t->code_pages[code_page_bit(va) / 64] >> code_page_bit(va) % 64 & 1) {
         bt_forget_addresses(t);

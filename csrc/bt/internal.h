@@ -251,7 +251,7 @@ const struct x86_insn *bt_exit_insn(struct bt *t, u32 n);
 /* ---- address.c --------------------------------------------------------------------------------------------------- */
 void bt_addresses_begin(struct bt *t);          /* before the first bt_forget */
 void bt_forget_addresses(struct bt *t);         /* l0, l1, jumps, links: a TLB flush */
-void bt_forget_flushed(struct bt *t);           /* what cpu->tlb has forgotten */
+void bt_forget_flushed(struct bt *t);           /* what cpu->tlb has forgotten since */
 void bt_note_code(struct bt *t, u64 va);        /* jumps or links may lead there: before one does */
 bool bt_has_slide(const struct bt *t, unsigned set, bool write, u64 lin);     /* L1 has lin's page, and its addend is bt->slide */
 void bt_tlb_fill(struct bt *t, unsigned set, bool write, u64 lin, u8 *page);

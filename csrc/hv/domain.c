@@ -202,7 +202,7 @@ struct domain *domain_create(struct host *h, const struct domain_config *c, int 
         return NULL;
     }
     store_release(d->dying, false);
-    trace_add(&h->trace, trace_now(h), TRACE_CREATE, d->id, 0, c->max_pages, d->nr_vcpus);
+    host_trace(h, TRACE_CREATE, d->id, 0, c->max_pages, d->nr_vcpus);
     *err = 0;
     return d;
 }
@@ -276,7 +276,7 @@ void domain_shutdown(struct domain *d, u8 reason)
 {
     if (!set_shutdown(d, reason, NULL))
         return;
-    trace_add(&d->host->trace, trace_now(d->host), TRACE_SHUTDOWN, d->id, 0, d->shutdown_code, 0);
+    host_trace(d->host, TRACE_SHUTDOWN, d->id, 0, d->shutdown_code, 0);
     tell_lane(d);
     send_global_virq(d->host, VIRQ_DOM_EXC);
 }
@@ -290,7 +290,7 @@ void domain_crash(struct domain *d, const char *fmt, ...)
     va_end(ap);
     if (!set_shutdown(d, SHUTDOWN_crash, reason))
         return;
-    trace_add(&d->host->trace, trace_now(d->host), TRACE_CRASH, d->id, 0, 0, 0);
+    host_trace(d->host, TRACE_CRASH, d->id, 0, 0, 0);
     tell_lane(d);
     send_global_virq(d->host, VIRQ_DOM_EXC);
 }
@@ -345,7 +345,7 @@ void domain_kill(struct domain *d)
     mm_destroy(d);
     if (d->shared_info_mfn)
         frame_release_allocation(h, d->shared_info_mfn);
-    trace_add(&h->trace, trace_now(h), TRACE_DESTROY, d->id, 0, 0, 0);
+    host_trace(h, TRACE_DESTROY, d->id, 0, 0, 0);
     d->state = DOM_dead;
     tell_lane(d);
     send_global_virq(h, VIRQ_DOM_EXC);

@@ -72,20 +72,22 @@ static inline u64 trace_now(const struct host *h) { return h->clock.kind == CLOC
 /* The domain of that id, zombies included (what is left of them is what a leak check wants to see); NULL. For the lane. */
 static inline struct domain *host_domain(struct host *h, u16 domid) { return domid < DOMID_LIMIT ? h->domain_by_id[domid] : NULL; }
 
-#define vcpu_trace(v, kind, a, b) \
-    trace_add(&(v)->host->trace, trace_now((v)->host), TRACE_##kind, (v)->domain->id, (v)->id, (a), (b))
+/* A record to everybody's ring. The stamp costs as much as the rest of it: none is taken when nobody wants it. */
+static inline void host_trace(struct host *h, enum trace_kind kind, unsigned domid, unsigned vcpu, u64 a, u64 b)
+{
+    if (likely(!h->trace.off))
+        trace_add(&h->trace, trace_now(h), kind, domid, vcpu, a, b);
+}
+#define vcpu_trace(v, kind, a, b)       host_trace((v)->host, TRACE_##kind, (v)->domain->id, (v)->id, a, b)
 /* The same of what v, which runs, does itself. */
-#define vcpu_trace_self(v, kind, a, b) trace_self(v, TRACE_##kind, a, b)
+#define vcpu_trace_self(v, kind, a, b)  trace_self(v, TRACE_##kind, a, b)
 static inline void trace_self(struct vcpu *v, enum trace_kind kind, u64 a, u64 b)
 {
-    struct host *h = v->host;
     struct trace_ring *own = v->trace;
-    if (unlikely(h->trace.off))
-        return;
-    if (likely(own))
+    if (unlikely(!own))
+        host_trace(v->host, kind, v->domain->id, v->id, a, b);
+    else if (likely(!v->host->trace.off))
         trace_add_own(own, clock_ticks(), kind, v->domain->id, v->id, a, b);
-    else
-        trace_add(&h->trace, trace_now(h), kind, v->domain->id, v->id, a, b);
 }
 
 #define stat_inc(v, name)       ((v)->stats[STAT_##name]++)

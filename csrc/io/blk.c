@@ -68,7 +68,7 @@ static void blk_answer(struct blk *b)
     response.operation = q->op;
     response.status = q->status;
     io_ring_respond(&b->ring, &response, sizeof response);
-    trace_add(&h->trace, trace_now(h), TRACE_IO, b->front, 0, (u64)q->op << 56 | (q->sector & ~(0xfful << 56)), (u64)(s64)q->status);
+    host_trace(h, TRACE_IO, b->front, 0, (u64)q->op << 56 | (q->sector & ~(0xfful << 56)), (u64)(s64)q->status);
 }
 
 static void blk_push(struct blk *b)

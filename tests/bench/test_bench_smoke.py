@@ -31,7 +31,7 @@ PROMISED = {
 }
 #: These only where the host can translate.
 TRANSLATED = {
-    "hypercall of a C guest, translated": ("ns", True), "hypercall of a C guest, that leaves guest mode": ("ns", True),
+    "hypercall of a C guest, translated": ("ns", True), "hypercall of a C guest, translated, that leaves guest mode": ("ns", True),
     "two pCPUs against one, SHA-256": ("x faster", True),
     "floor: two threads against one": ("x faster", False), "a guest instruction": ("ns", False), "cache for a byte of code": ("bytes", False),
     "xenlike run of a bare-metal image, to its first line": ("ms", True), "translator, geomean of five integer kernels": ("x native", True),

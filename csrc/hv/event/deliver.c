@@ -49,8 +49,7 @@ void port_set_pending(struct domain *d, u32 vcpu, u32 port)
         return;                         /* whoever polls for it was woken by the first edge */
     frame_mark_dirty(&h->machine, d->shared_info_mfn);
     __atomic_fetch_add(&v->stats[STAT_events_received], 1, __ATOMIC_RELAXED);
-    if (!h->trace.off)
-        trace_add(&h->trace, trace_now(h), TRACE_EVENT, d->id, vcpu, port, vcpu);
+    host_trace(h, TRACE_EVENT, d->id, vcpu, port, vcpu);
     if (!test_bit(mask_word(d, port), port % 64))
         select_port(v, port);
     evtchn_wake_pollers(d, port);
@@ -115,8 +114,7 @@ static void raise_virq(struct vcpu *slot, u32 virq)
     if (read_once(slot->virq_port[virq]) == port) {     /* not closed meanwhile: that takes the port's lock too */
         struct vcpu *v = d->vcpu[read_once(chn->notify_vcpu)];
         __atomic_fetch_add(&v->stats[STAT_virqs], 1, __ATOMIC_RELAXED);
-        if (!d->host->trace.off)
-            vcpu_trace(v, VIRQ, virq, port);
+        vcpu_trace(v, VIRQ, virq, port);
         port_set_pending(d, v->id, port);
     }
     spin_unlock(&chn->lock);

@@ -115,7 +115,7 @@ static void rest(struct host *h, struct pcpu *p, struct sched_unit *u, u64 now)
     if (flags == 0)
         enqueue(h, u, now, false);
     else
-        sched_trace(v, BLOCK, flags, 0);
+        vcpu_trace(v, BLOCK, flags, 0);
 }
 
 struct sched_unit *sched_switch(struct host *h, struct pcpu *p, struct sched_unit *prev, u64 now)
@@ -143,7 +143,7 @@ struct sched_unit *sched_switch(struct host *h, struct pcpu *p, struct sched_uni
             atomic_and(&v->exit_work, ~(u32)WORK_park);
         vcpu_runstate_change(v, RUNSTATE_running, now);
         stat_inc(v, switches);
-        sched_trace(v, RUN, slice, 0);
+        vcpu_trace(v, RUN, slice, 0);
         if (unlikely(rq->nr_queued && rq->idle_mask)) {         /* more work than pCPUs awake */
             unsigned id = (unsigned)__builtin_ctzl(rq->idle_mask);
             rq->idle_mask &= ~(1ul << id);
@@ -194,7 +194,7 @@ void vcpu_unpause(struct vcpu *v, u32 flags)
         vcpu_runstate_change(v, vcpu_rest_state(left), now);
         if (left == 0) {
             stat_inc(v, wakes);
-            sched_trace(v, WAKE, old, 0);
+            vcpu_trace(v, WAKE, old, 0);
             enqueue(h, u, now, true);
             kick = find_pcpu(h, rq, u, now);
         }

@@ -18,11 +18,4 @@ struct sched_unit *sched_switch(struct host *h, struct pcpu *p, struct sched_uni
 /* p->held is a Python vCPU that has burned compute time since p->burning_since: takes that off. (pcpu.c) */
 void burn_account(struct pcpu *p, u64 now);
 
-/* trace_now() costs as much as the rest of a trace record: not when nobody wants it. */
-#define sched_trace(v, kind, a, b)                                                                                     \
-    do {                                                                                                               \
-        if (!(v)->host->trace.off)                                                                                     \
-            vcpu_trace(v, kind, a, b);                                                                                 \
-    } while (0)
-
 #endif
