@@ -131,7 +131,8 @@ bool engines_create(const struct engine_options *o, const u8 *constants);       
 void engines_destroy(void);
 /* s, as laid out in job, on the interpreter (who) or the translator. data: what the writable pages hold before. fresh: the translator begins with nothing. */
 void engine_run(enum who who, const struct ls_sequence *s, const struct ls_job *job, const u8 *data, bool fresh, struct ls_result *out);
-/* Whether a wild jump leads into the middle of one of the job's instructions and what stands there leaves flags undefined, which nobody clears. */
+/* Whether a wild jump leads into the middle of one of the job's instructions, and what stands there is none that the engines have (the CPU may:
+ * AVX), or leaves flags undefined, which nobody clears. */
 bool engine_strays(const struct ls_job *job, const u8 *data);
 struct engine_stats { u64 retired, interpreted, rejected, blocks; };
 struct engine_stats engine_stats(enum who who);
