@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from core_guests import BASE, PAGE
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from machine_guests import MachineHost
 from test_bt_verify import Code, record
 from test_pv_events import boot
@@ -85,6 +87,24 @@ def test_a_quick_call_is_a_call(options: int) -> None:
     assert results[15:] == [1, 1, 0, 2**64 - lib.XEN_EINVAL, 0, 4096, 4 << 16 | 17]
     assert arguments[16] == 0x55 and arguments[512 + 24] == 0x66, "the bases were there for the next instruction"
     assert counts == list(CALLS.values()) and len(traced) == sum(counts)
+
+
+VALUES = st.sampled_from([0, 1, 2, 3, 4, 7, 0xe02b, 0x7fff_ffff_ffff, 1 << 47, (1 << 64) - (1 << 47), (1 << 64) - 1, 1 << 63]) | st.integers(0, 2**64 - 1)
+CALL = st.tuples(st.sampled_from([*CALLS, NR.xen_version | 1 << 32, NR.set_segment_base | 1 << 63, NR.vm_assist]), VALUES, VALUES)
+
+
+@given(st.lists(CALL, min_size=1, max_size=12))
+@settings(max_examples=25, deadline=None)
+def test_any_arguments(calls: list[tuple[int, int, int]]) -> None:
+    """Wrong: an argument out of the ordinary (a base that is not canonical, a number of more than 32 bits) would be taken by the short way."""
+    program = "".join(f"mov ${nr:#x}, %rax; mov ${a:#x}, %rdi; mov ${b:#x}, %rsi; syscall; save rax, {k}\n" for k, (nr, a, b) in enumerate(calls))
+    found = []
+    for engine in ("interp", "bt"):
+        with MachineHost(virtual=False, engine=engine) as host:
+            g = host.play(program + "exit")
+            assert g.reason == lib.SHUTDOWN_poweroff
+            found.append((g.results(len(calls)), ffi.buffer(g.state())[:]))
+    assert found[0] == found[1]
 
 
 def test_they_leave_nothing() -> None:
