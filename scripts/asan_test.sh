@@ -76,7 +76,7 @@ fi
     cat "$copy"/report.* >&2 2>/dev/null || true
     exit $status
 }
-# Processes that tests expect to die (planted defects, test_bt_verify.py) have left these: not a failure, but not to be overlooked either.
+# Processes that tests expect to die (planted defects, test_bt_defects.py) have left these: not a failure, but not to be overlooked either.
 for report in "$copy"/report.*; do
     [ ! -e "$report" ] || echo "no test failed; a process of one left $report: $(grep -m1 -e SUMMARY -e 'runtime error' "$report")" >&2
 done

@@ -161,9 +161,12 @@ unsigned outcome_differs(const struct ls_outcome *o, bool say)
     return pairs;
 }
 
+enum { CI = 1 << (CPU + INTERPRETER), CT = 1 << (CPU + TRANSLATOR), IT = 1 << (INTERPRETER + TRANSLATOR) };
+
+bool outcome_is_agreed(unsigned pairs) { return !(pairs & IT); }
+
 const char *outcome_verdict(unsigned pairs)
 {
-    enum { CI = 1 << (CPU + INTERPRETER), CT = 1 << (CPU + TRANSLATOR), IT = 1 << (INTERPRETER + TRANSLATOR) };
     switch (pairs) {
     case 0: return "nobody disagrees";
     case CI | CT: return "the engines agree, the CPU does not";

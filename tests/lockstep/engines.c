@@ -170,7 +170,7 @@ void engine_run(enum who who, const struct ls_sequence *s, const struct ls_job *
     end(e, job);
 }
 
-bool engine_strays(const struct ls_job *job, const u8 *data)
+bool engine_strays(const struct ls_job *job, const u8 *data, bool agreed)
 {
     struct engine *e = &engines[INTERPRETER];
     struct x86_insn i;
@@ -180,7 +180,7 @@ bool engine_strays(const struct ls_job *job, const u8 *data)
     begin(e, job, data, false);
     for (unsigned n = 0; n < BUDGET && !strays; n++) {
         u64 at = e->b->cpu.r[X86_RIP] - CODE_VA - job->offset;
-        strays = at < job->len && !starts[at] && (x86_decode(&i, job->code + at, 15, 64, ~0ul) <= 0 || gen_undefined(&i));
+        strays = at < job->len && !starts[at] && (agreed || (x86_decode(&i, job->code + at, 15, 64, ~0ul) > 0 && gen_undefined(&i)));
         if (xl_bare_run(e->b, 1) != XL_BARE_BUDGET)
             break;
     }

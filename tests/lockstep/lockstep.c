@@ -313,7 +313,7 @@ static void run(struct totals *t, u64 first, u64 n)
             struct ls_outcome o = outcome(&batch, k);
             slow[k] = o.of[CPU]->hung;
             pairs[k] = is_lost(&o) ? 0 : outcome_differs(&o, false);
-            if (is_lost(&o) || (pairs[k] && engine_strays(o.job, sh->data))) {
+            if (is_lost(&o) || (pairs[k] && engine_strays(o.job, sh->data, outcome_is_agreed(pairs[k])))) {
                 t->hung++;
                 pairs[k] = 0;
                 continue;

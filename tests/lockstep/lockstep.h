@@ -131,9 +131,9 @@ bool engines_create(const struct engine_options *o, const u8 *constants);       
 void engines_destroy(void);
 /* s, as laid out in job, on the interpreter (who) or the translator. data: what the writable pages hold before. fresh: the translator begins with nothing. */
 void engine_run(enum who who, const struct ls_sequence *s, const struct ls_job *job, const u8 *data, bool fresh, struct ls_result *out);
-/* Whether a wild jump leads into the middle of one of the job's instructions, and what stands there is none that the engines have (the CPU may:
- * AVX), or leaves flags undefined, which nobody clears. */
-bool engine_strays(const struct ls_job *job, const u8 *data);
+/* Whether a wild jump leads into the middle of one of the job's instructions, where what stands there was not chosen with an eye to what is left
+ * open: agreed (the engines are of one mind against the CPU): whatever it is; else if it leaves flags undefined, which nobody clears. */
+bool engine_strays(const struct ls_job *job, const u8 *data, bool agreed);
 struct engine_stats { u64 retired, interpreted, rejected, blocks; };
 struct engine_stats engine_stats(enum who who);
 
@@ -142,5 +142,6 @@ struct ls_outcome { const struct ls_sequence *s; const struct ls_job *job; const
 /* Which pairs differ: bits 1 << (a + b) for a, b of enum who. say: prints how. */
 unsigned outcome_differs(const struct ls_outcome *o, bool say);
 const char *outcome_verdict(unsigned pairs);    /* who disagrees with whom, in words */
+bool outcome_is_agreed(unsigned pairs);         /* not interpreter and translator */
 
 #endif

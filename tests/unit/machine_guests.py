@@ -29,6 +29,7 @@ RESULT = BASE + PAGE
 USER_STACK = BASE + 3 * PAGE
 STACK = BASE + 4 * PAGE
 CODE = BASE + 4 * PAGE
+SHARED_VA = BASE + 31 * PAGE                # where programs of `boot` map shared_info: the last page of the linear mapping
 KERNEL_CS, KERNEL_SS, USER_CS, USER_SS, USER_CS32 = 0xe033, 0xe02b, 0xe033, 0xe02b, 0xe023
 
 PRELUDE = f"""
@@ -180,3 +181,10 @@ class MachineGuest(CoreGuest):
     def stat(self, name: str) -> int:
         """A counter of the domain (csrc/base/stats.h)."""
         return self.info().stats[getattr(lib, f"STAT_{name}")]
+
+
+def boot(host: MachineHost, source: str, **options: int) -> MachineGuest:
+    """A guest whose program finds shared_info at SHARED."""
+    g = host.boot(f".set SHARED, {SHARED_VA}\n" + source, **options)
+    assert g.call(NR.update_va_mapping, SHARED_VA, g.info().shared_info_mfn << 12 | 0x63, 2) == 0
+    return g

@@ -1,8 +1,14 @@
-"""What the xenstore unit tests share: a client that speaks bytes to one `Connection` and reads what comes back."""
+"""What the xenstore unit tests share: a client that speaks bytes to one `Connection`; hooks that write down their calls; three fixtures.
+
+The fixtures ``store`` (with such hooks), ``dom0``, which has made homes for domains 5 and 6, and ``guest``, domain 5, are for test files
+that name them as their own (``store = storekit.store``).
+"""
 
 from __future__ import annotations
 
-from xenlike.store import Connection, Store, wire
+import pytest
+
+from xenlike.store import Connection, Hooks, Store, StoreError, wire
 from xenlike.store.wire import Message, Type
 
 
@@ -91,3 +97,47 @@ class Client:
 
 
 OK = b"OK\0"
+
+
+class Recorder(Hooks):
+    """Hooks that write down their calls, and refuse gfn 666."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def introduce(self, domid, gfn, port):
+        if gfn == 666:
+            raise StoreError("EINVAL", "no such frame")
+        self.calls.append(("introduce", domid, gfn, port))
+
+    def release(self, domid):
+        self.calls.append(("release", domid))
+
+    def resume(self, domid):
+        self.calls.append(("resume", domid))
+
+    def print(self, text):
+        self.calls.append(("print", text))
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store(Recorder())
+
+
+@pytest.fixture
+def dom0(store) -> Client:
+    client = Client(store, 0)
+    for domid in (b"5", b"6"):
+        client.mkdir(b"/local/domain/" + domid)
+        client.set_perms(b"/local/domain/" + domid, b"n" + domid)
+    return client
+
+
+@pytest.fixture
+def guest(store, dom0) -> Client:
+    return Client(store, 5)
+
+
+def quota(dom0: Client, name: bytes, value: int) -> None:
+    assert dom0.call(Type.SET_QUOTA, name, b"%d" % value) == OK

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from bt_code import Code
 from bt_kit import MARKS, VERIFY
-from test_bt_spans import ACCESSED, DIRTY, MANNERS, WINDOW, elsewhere, identity, machine, same
-from test_bt_spans import TABLE as PAGE_TABLE
-from test_bt_verify import CODE, Code
+from bt_paging import ACCESSED, CODE, DIRTY, MANNERS, WINDOW, elsewhere, identity, machine, same
+from bt_paging import TABLE as PAGE_TABLE
 from x86_kit import assemble
 
 pytestmark = MARKS
@@ -126,7 +126,7 @@ DEFECTS = {
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_the_verifier_sees_a_wrong_test(defect: str) -> None:
-    """A defect of this emitter would pass: these are not among the program's of test_bt_verify.py."""
+    """A defect of this emitter would pass: these are not among the program's of bt_code.py."""
     _, code, n = loop(BODY)
     listing = code.instructions(n)
     k = next(k for k, i in enumerate(listing) if i.mnemonic == "cmp" and code.names(i).startswith("slid."))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pytest
 
+from bt_code import Code
 from bt_kit import MARKS, OPTIONS, VERIFY, stats
 from test_bt import REGS, machine, outcome
-from test_bt_verify import Code
 from x86_kit import Machine
 
 from xenlike.engine import lib

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bt_code import GS, Code, add32, edit, nops, record
+from bt_code import machine as plain_machine
 from bt_kit import MARKS, VERIFIED, VERIFY, stats, trap
-from test_bt_verify import GS, Code, add32, edit, nops, record
-from test_bt_verify import machine as plain_machine
 from x86_kit import AC, DB, GP, IF, NM, NP, PF, SS, TS, UD, Machine
 
 from xenlike.engine import lib

@@ -7,11 +7,11 @@ registers, of which 32 bits are shown.
 from __future__ import annotations
 
 import pytest
-from bt_kit import MARKS, VERIFIED, VERIFY, stats
+from bt_code import GS, Code, add32, edit, nops
+from bt_kit import MARKS, VERIFIED, stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bt_system import CPU, STACK, always, budgets_leave_the_shadow, interrupts_wait_alike, machine, outcome, rounds, same
-from test_bt_verify import GS, Code, add32, edit, nops
 from x86_kit import IF
 
 pytestmark = MARKS

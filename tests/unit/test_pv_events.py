@@ -5,12 +5,11 @@ from __future__ import annotations
 import struct
 
 import pytest
-from machine_guests import MachineHost
+from machine_guests import MachineHost, boot
 from script_guests import Timeout
 
-from xenlike.engine import NR, ffi
+from xenlike.engine import ffi
 
-SHARED_VA = 0x200000 + 31 * 4096        # where the programs map shared_info: the last page of the linear mapping
 TIMER = """
     movq $0, ARGS                   # VIRQ_TIMER, vCPU 0
     mov $1, %edi; mov $ARGS, %esi
@@ -23,13 +22,6 @@ NOW = "rdtsc; shl $32, %rdx; or %rdx, %rax\n"
 def host():
     with MachineHost() as h:
         yield h
-
-
-def boot(host: MachineHost, source: str, **options: int) -> object:
-    """A guest whose program finds shared_info at SHARED."""
-    g = host.boot(f".set SHARED, {SHARED_VA}\n" + source, **options)
-    assert g.call(NR.update_va_mapping, SHARED_VA, g.info().shared_info_mfn << 12 | 0x63, 2) == 0
-    return g
 
 
 def test_clearing_the_mask_delivers_nothing(host: MachineHost) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from bt_code import Code, record
 from core_guests import BASE, PAGE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machine_guests import MachineHost
-from test_bt_verify import Code, record
-from test_pv_events import boot
+from machine_guests import MachineHost, boot
 
 from xenlike.engine import NR, ffi, lib
 

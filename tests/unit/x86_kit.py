@@ -1,6 +1,6 @@
 """A machine of plain RAM for tests: registers by name, code in assembler (GNU as, Intel syntax).
 
-Owns: ``Machine`` around csrc/x86/bare.h, ``assemble``. Used by: tests of csrc/x86.
+Owns: ``Machine`` around csrc/x86/bare.h, ``assemble``, ``map_page``. Used by: tests of csrc/x86.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ needs_assembler = pytest.mark.skipif(not (shutil.which("as") and shutil.which("l
 
 DE, DB, BP, UD, NM, DF, TS, NP, SS, GP, PF, AC = 0, 1, 3, 6, 7, 8, 10, 11, 12, 13, 14, 17
 CF, ZF, TF, IF, RF, AC_FLAG = 1 << 0, 1 << 6, 1 << 8, 1 << 9, 1 << 16, 1 << 18
+P, W, U, RSVD, INSN = 1, 2, 4, 8, 16                # of page faults' error codes
+NX = 1 << 63
 EXITS = {lib.XL_BARE_BUDGET: "budget", lib.XL_BARE_ATTENTION: "attention", lib.XL_BARE_STOPPED: "stopped", lib.XL_BARE_HALTED: "halted",
          lib.XL_BARE_SHUTDOWN: "shutdown", lib.XL_BARE_DEBUGGER: "debugger"}
 
@@ -125,3 +127,14 @@ class Machine:
         low = handler & 0xFFFF | lib.XL_BARE_CS0 << 16 | (0x8E | trap | dpl << 5) << 40 | (handler >> 16 & 0xFFFF) << 48
         size = 16 if self.bits == 64 else 8
         self.write(self.system + lib.XL_BARE_IDT + size * vector, low.to_bytes(8, "little") + (handler >> 32).to_bytes(8, "little")[: size - 8])
+
+
+def map_page(m: Machine, va: int, entry: int) -> None:
+    """4 KiB pages for the low 2 MiB of a 64-bit machine, identity at first; `entry` for va."""
+    table, pd = 0x20000, m.system + lib.XL_BARE_PD
+    if m.word(pd) & 0x80:
+        for n in range(512):
+            m.put(table + 8 * n, n << 12 | 0x67)
+        m.put(pd, table | 0x67)
+    m.put(table + 8 * (va >> 12), entry)
+    m["cr3"] = m["cr3"]
