@@ -1,6 +1,7 @@
-/* Addresses that follow from the instructions alone: what a register can be at most, and operands that are within one page whatever it is.
+/* Addresses that follow from the instructions alone: what a register can be at most, and operands that are within one page whatever it is. And
+ * numbers of hypercalls.
  *
- * Owns: struct range, near.fixed. Called by: translate.c, before anything is emitted. No locks.
+ * Owns: struct range, near.fixed, near.ordinary. Called by: translate.c, before anything is emitted. No locks.
  *
  * A table of constants is read by an index that was masked, shifted or extended just before; a variable is at an address that is in the
  * instruction. If all bytes that such an operand may reach are in one page it needs one test for the page, which holds for the whole block,
@@ -109,6 +110,7 @@ void range_next(const struct translation *tr, struct range r[16], struct near *n
         return;
     if (n->mem)
         find_page(i, r, va, n);
+    n->ordinary = r[R_AX].on && !r[R_AX].width && !(r[R_AX].low < 64 && tr->t->cpu->ops->quick >> r[R_AX].low & 1);
     struct range to = i->nr_ops && i->op[0].kind == X86_REG ? written_range(i, r, va) : UNKNOWN;
     for (unsigned k = 0; k < 16; k++) {
         bool constant;

@@ -266,7 +266,7 @@ unsigned tr_light(const struct translation *tr)
     if (i->mode != 64)
         return 0;
     if (op == &x86_op_syscall && i->len == 2)
-        return native ? LIGHT_SYSCALL : c->ops->quick_syscall && route_comes_back(tr->t, tr->context, i) ? LIGHT_HYPERCALL : 0;
+        return native ? LIGHT_SYSCALL : c->ops->quick && !tr->here->ordinary && route_comes_back(tr->t, tr->context, i) ? LIGHT_HYPERCALL : 0;
     if (!native || i->size != 8 || !level0)
         return 0;
     return op == &x86_op_sysret ? LIGHT_SYSRET : op == &x86_op_iret ? LIGHT_IRET : 0;

@@ -68,8 +68,9 @@ struct fixed { u64 page; bool write; };
 struct operand { int base; s32 disp; bool constant; s8 index; u8 scale; };
 
 /* What an instruction does, as far as it matters here. access: of size bytes at a place + disp; keeps: neither r14 nor r15 is used for
- * anything else; step: it is the interpreter's; mem: write, aligned and size are its memory operand's, which is all in `page` if fixed. */
-struct near { bool access, write, aligned, branch, keeps, step, mem, fixed; u8 size; struct place of; s64 disp; u64 page; };
+ * anything else; step: it is the interpreter's; mem: write, aligned and size are its memory operand's, which is all in `page` if fixed;
+ * ordinary: a hypercall that is known not to be quick. */
+struct near { bool access, write, aligned, branch, keeps, step, mem, fixed, ordinary; u8 size; struct place of; s64 disp; u64 page; };
 
 struct translation {
     struct emit e;

@@ -149,7 +149,7 @@ static bool is_light_call(struct check *c, const struct path *p)
 {
     const struct bt_exit *x = &c->t->exits[p->exit];
     const struct x86_op *op = c->g ? x86_forms[c->g->form].op : NULL;
-    bool back = op && c->g->size == 8 && !(c->b->context & CTX_CPL), pv = c->t->cpu->ops->quick_syscall;
+    bool back = op && c->g->size == 8 && !(c->b->context & CTX_CPL), pv = c->t->cpu->ops->quick;
     unsigned how = op == &x86_op_syscall && c->len == 2 ? pv ? LIGHT_HYPERCALL : LIGHT_SYSCALL : 0;
     if (back && !pv && (op == &x86_op_sysret || op == &x86_op_iret))
         how = op == &x86_op_sysret ? LIGHT_SYSRET : LIGHT_IRET;

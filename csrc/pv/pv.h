@@ -59,7 +59,11 @@ void pv_exception(struct x86_cpu *c, const struct x86_exception *e);    /* an x8
 void pv_soft_int(struct x86_cpu *c, u8 vector);
 void pv_syscall(struct x86_cpu *c);
 void pv_sysenter(struct x86_cpu *c);
-bool pv_quick_syscall(struct x86_cpu *c, u64 next, u64 flags);          /* quick.c */
+
+/* ---- quick.c ----------------------------------------------------------------------------------------------------- */
+
+#define PV_QUICK (1ul << __HYPERVISOR_stack_switch | 1ul << __HYPERVISOR_xen_version | 1ul << __HYPERVISOR_set_segment_base)
+bool pv_quick_syscall(struct x86_cpu *c, u64 next, u64 flags);  /* an x86_ops.quick_syscall */
 
 /* ---- iret.c ------------------------------------------------------------------------------------------------------ */
 

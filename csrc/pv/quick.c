@@ -1,7 +1,7 @@
 /* Hypercalls that translated code has done without being left, and without leaving guest mode: those that only look at their arguments and
  * set what is the vCPU's own. They wait for nobody, take no lock, touch no memory of the guest, and cannot fail in a way that ends anything.
  *
- * Owns: which they are (QUICK). Called by: bt/light.c, which see about registers. With the virtual clock, while an event can be delivered or
+ * Owns: what they do. Called by: bt/light.c, which see about registers. With the virtual clock, while an event can be delivered or
  * other work is due, and wherever the answer is not here, the ordinary way is taken (traps.c, hv/hypercall.c): what a guest, the counters
  * and the trace see is the same.
  */
@@ -14,10 +14,6 @@
 #if GENERAL_REGS
 
 enum { NOT_QUICK = 1 };         /* no hypercall here has this result */
-
-static s64 xen_version(struct vcpu *v, u64 cmd, u64 arg) { return cmd == XENVER_version ? XEN_VERSION : NOT_QUICK; }
-
-static s64 stack_switch(struct vcpu *v, u64 ss, u64 sp) { return set_kernel_stack(v, ss, sp); }
 
 static s64 set_segment_base(struct vcpu *v, u64 which, u64 base)
 {
@@ -39,10 +35,20 @@ static s64 set_segment_base(struct vcpu *v, u64 which, u64 base)
     }
 }
 
-static s64 (*const QUICK[])(struct vcpu *v, u64 a, u64 b) = {
-    [__HYPERVISOR_stack_switch] = stack_switch, [__HYPERVISOR_xen_version] = xen_version,
-    [__HYPERVISOR_set_segment_base] = set_segment_base,
-};
+/* Those of PV_QUICK. */
+static inline s64 quick(struct vcpu *v, u64 nr, u64 a, u64 b)
+{
+    switch (nr) {
+    case __HYPERVISOR_xen_version:
+        return a == XENVER_version ? XEN_VERSION : NOT_QUICK;
+    case __HYPERVISOR_stack_switch:
+        return set_kernel_stack(v, a, b);
+    case __HYPERVISOR_set_segment_base:
+        return set_segment_base(v, a, b);
+    default:
+        return NOT_QUICK;
+    }
+}
 
 /* Nothing waits that a return to the guest would look at, and it is in the segments in which hypercalls return. */
 static inline bool is_usual(const struct vcpu *v)
@@ -56,9 +62,9 @@ bool pv_quick_syscall(struct x86_cpu *c, u64 next, u64 flags)
 {
     struct vcpu *v = pv_vcpu(c);
     u64 nr = c->r[X86_RAX], a = c->r[X86_RDI];
-    if (nr >= ARRAY_SIZE(QUICK) || !QUICK[nr] || unlikely(!is_usual(v)))
+    if (unlikely(!is_usual(v)))
         return false;
-    s64 rc = QUICK[nr](v, a, c->r[X86_RSI]);
+    s64 rc = quick(v, nr, a, c->r[X86_RSI]);
     if (rc == NOT_QUICK)
         return false;
     stat_inc(v, hypercalls);

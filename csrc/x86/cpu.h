@@ -179,8 +179,9 @@ struct x86_ops {
     void (*syscall)(struct x86_cpu *c);         /* c->next_rip: the return address; sets c->next_rip */
     /* The same, of a kernel's hypercall, by translated code: the return address is next, rflags are `flags`; of c's registers those that the
      * C ABI has callees save are not up to date, and no vector or x87 register may be touched. True: done, nothing but other general
-     * registers and segments' bases has changed, and nothing is to be looked at. False: nothing has happened. NULL: there is none. */
+     * registers and segments' bases has changed, and nothing is to be looked at. False: nothing has happened. quick: for which numbers in rax, below 64, it may do something. */
     bool (*quick_syscall)(struct x86_cpu *c, u64 next, u64 flags);
+    u64 quick;
     void (*sysenter)(struct x86_cpu *c);
     /* Both halves of the descriptor that sel names (bytes 8-15 only for 16-byte system descriptors). False: beyond the table. */
     bool (*descriptor)(struct x86_cpu *c, u16 sel, bool two, u64 desc[2]);
