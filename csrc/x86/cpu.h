@@ -179,7 +179,8 @@ struct x86_ops {
     void (*syscall)(struct x86_cpu *c);         /* c->next_rip: the return address; sets c->next_rip */
     /* The same, of a kernel's hypercall, by translated code: the return address is next, rflags are `flags`; of c's registers those that the
      * C ABI has callees save are not up to date, and no vector or x87 register may be touched. True: done, nothing but other general
-     * registers and segments' bases has changed, and nothing is to be looked at. False: nothing has happened. quick: for which numbers in rax, below 64, it may do something. */
+     * registers and segments' bases has changed, and nothing is to be looked at. False: nothing has happened. quick: for which numbers in rax,
+     * below 64, it may do something. */
     bool (*quick_syscall)(struct x86_cpu *c, u64 next, u64 flags);
     u64 quick;
     void (*sysenter)(struct x86_cpu *c);
