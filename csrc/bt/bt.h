@@ -8,9 +8,9 @@
  * Files: run.c the loop and what it does when a block is left, context.h for what a block is made; block.c tables of blocks and pages;
  * address.c what is known of addresses: the TLB's two levels, jump cache, links; life.c its life; translate.c from guest to host
  * instructions, with route.c which of them make a block, insn.c each by its rule, branch.c ways out of the block, system.c system
- * instructions in line, light.c those that C does without code being left, operand.c re-encoding, flags.c the guest's flags, memory.c the software MMU's
- * sequences, cold.c the stubs behind a block, near.c accesses near each other, range.c those that are in one page always; cache.c the
- * memory for code, entry and exit; verify.c and verify_*.c the verifier. internal.h has the register conventions.
+ * instructions in line, light.c those that C does without code being left, operand.c re-encoding, flags.c the guest's flags, memory.c the
+ * software MMU's sequences, cold.c the stubs behind a block, near.c accesses near each other, range.c those that are in one page always;
+ * cache.c the memory for code, entry and exit; verify.c and verify_*.c the verifier. internal.h has the register conventions.
  */
 #ifndef XL_BT_BT_H
 #define XL_BT_BT_H

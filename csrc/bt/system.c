@@ -265,8 +265,10 @@ unsigned tr_light(const struct translation *tr)
     bool native = c->ops->syscall == x86_syscall_native && !c->ops->segment_loaded && c->ops->phys, level0 = !(tr->context & CTX_CPL);
     if (i->mode != 64)
         return 0;
-    if (op == &x86_op_syscall && i->len == 2)
-        return native ? LIGHT_SYSCALL : c->ops->quick && !tr->here->ordinary && route_comes_back(tr->t, tr->context, i) ? LIGHT_HYPERCALL : 0;
+    if (op == &x86_op_syscall && i->len == 2 && native)
+        return LIGHT_SYSCALL;
+    if (c->ops->quick && !tr->here->ordinary && i->len == 2 && route_comes_back(tr->t, tr->context, i))
+        return LIGHT_HYPERCALL;
     if (!native || i->size != 8 || !level0)
         return 0;
     return op == &x86_op_sysret ? LIGHT_SYSRET : op == &x86_op_iret ? LIGHT_IRET : 0;

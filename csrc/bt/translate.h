@@ -195,7 +195,7 @@ void tr_return_code(struct translation *tr, const struct cold *c);      /* COLD_
 /* A system instruction, as it stands here, can be done in line. */
 bool tr_system_rule(const struct translation *tr);
 void tr_system(struct translation *tr);
-unsigned tr_light(const struct translation *tr);       /* enum bt_light if bt_light_call may do it, else 0 */
+unsigned tr_light(const struct translation *tr);        /* enum bt_light if bt_light_call may do it, else 0 */
 
 /* ---- memory.c ---- */
 /* Its memory operand is at a place + displacement: no segment's base, nothing cut, no register that is not the host's. */

@@ -1,8 +1,9 @@
 /* A PV64 vCPU that executes machine code: the x86 engine below, the hypervisor's state of the vCPU beside it.
  *
  * Owns: struct pv_cpu. Called by: the pCPU loop and dispatch through pv_backend, the x86 engine through pv_ops, xenlike.h. Files: run.c
- * the loop and the clock, traps.c entries into the guest kernel, quick.c hypercalls without leaving guest mode, iret.c the way back and segments, emulate.c privileged instructions,
- * msr.c, cpuid.c, ports.c what those reach, state.c registers from outside. Section numbers are those of Xen's PV ABI notes (docs/design.md).
+ * the loop and the clock, traps.c entries into the guest kernel, quick.c hypercalls without leaving guest mode, iret.c the way back and
+ * segments, emulate.c privileged instructions, msr.c, cpuid.c, ports.c what those reach, state.c registers from outside. Section numbers
+ * are those of Xen's PV ABI notes (docs/design.md).
  *
  * Guest mode (machine/mmu.h). The engine runs in guest mode, so every x86_ops function is called in it. What may wait for other vCPUs or
  * takes a lock (hypercalls, descriptors, page-table writes, emulation, crashes) is done between vcpu_leave_guest and vcpu_enter_guest. The
