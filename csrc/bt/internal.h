@@ -16,7 +16,7 @@
  * guest is to return to, and, pushed by the host's call, that of the code behind the call. A guest's return to that address is the host's;
  * any other drops the frame and asks the jump cache. They stay if code is left and goes on in the same block with nothing forgotten, and
  * are not more than FRAMES; all other ways on drop them, and without leaving there are SLICE instructions at most. What changes context or
- * the meaning of addresses without leaving must load rsp from bt->bottom.
+ * the meaning of addresses without leaving (light.c) drops them too: it sets bt->frames to bottom.
  *
  * Time. bt->left + LEFT_BIAS instructions may still retire, as of the start of the block under way: a block subtracts its length at its
  * end, and leaves when the result is negative, so that any block may begin while it is not. bt_kick, on another thread, makes it so by
