@@ -1,5 +1,5 @@
-/* Addresses that follow from the instructions alone: what a register can be at most, and operands that are within one page whatever it is. And
- * numbers of hypercalls.
+/* Addresses that follow from the instructions alone: what a register can be at most, and operands that are within one page whatever it
+ * is. And numbers of hypercalls.
  *
  * Owns: struct range, near.fixed, near.ordinary. Called by: translate.c, before anything is emitted. No locks.
  *

@@ -390,14 +390,6 @@ static u64 connect(struct bt *t, u32 n)
     return begin(t, bt_host_address(t, t->block[b].code));
 }
 
-/* The last instructions of a budget do not fit into blocks. Where it need not be used up they are left out: for these few dozens the
- * interpreter, which has nothing of this code in its cache, would take a fifth of the time that blocks need for a whole slice. */
-static inline void end_roughly(struct x86_cpu *c)
-{
-    if (c->roughly && c->limit - c->retired <= LEFT_BIAS)
-        c->limit = c->retired;
-}
-
 /* What the exit that was taken, number n, asks for. */
 static u64 dispatch(struct bt *t, u32 n)
 {
@@ -421,7 +413,10 @@ static u64 dispatch(struct bt *t, u32 n)
     case EXIT_BRANCH:
         return must_look_before(t, x) ? 0 : step(t, n);
     case EXIT_TIME:
-        end_roughly(c);
+        /* The last instructions of a budget do not fit into blocks. Where it need not be used up they are left out: for these few dozens
+         * the interpreter, which has nothing of this code in its cache, would take a fifth of the time of a whole slice. */
+        if (c->roughly && c->limit - c->retired <= LEFT_BIAS)
+            c->limit = c->retired;
         if (must_look_before(t, x))
             return 0;
         return interpret_some(t, 1);

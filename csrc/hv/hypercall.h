@@ -30,7 +30,8 @@ bool hypercall_charge(struct vcpu *v, u64 work);
 /* What the trace has of a call: number, and as much as goes beside it of the first argument, or of a digest of all. */
 static inline u64 hypercall_traced(u64 nr, u64 args) { return nr << 48 ^ (args & 0xffffffffffff); }
 
-enum { XEN_VERSION_MAJOR = 4, XEN_VERSION_MINOR = 17, XEN_VERSION = XEN_VERSION_MAJOR << 16 | XEN_VERSION_MINOR };   /* whose behaviour this is */
+/* Whose behaviour this is. */
+enum { XEN_VERSION_MAJOR = 4, XEN_VERSION_MINOR = 17, XEN_VERSION = XEN_VERSION_MAJOR << 16 | XEN_VERSION_MINOR };
 s64 do_xen_version(struct vcpu *v, u64 cmd, u64 arg);
 s64 do_vm_assist(struct vcpu *v, u64 cmd, u64 type);
 s64 do_multicall(struct vcpu *v, u64 list, u64 count);

@@ -1,9 +1,10 @@
-/* Hypercalls that translated code has done without being left, and without leaving guest mode: those that only look at their arguments and
- * set what is the vCPU's own. They wait for nobody, take no lock, touch no memory of the guest, and cannot fail in a way that ends anything.
+/* Hypercalls that translated code has done without being left, and without leaving guest mode: those that only look at their arguments
+ * and set what is the vCPU's own. They wait for nobody, take no lock, touch no memory of the guest, and cannot fail in a way that ends
+ * anything.
  *
- * Owns: what they do. Called by: bt/light.c, which also says what becomes of registers. With the virtual clock, while an event can be delivered or
- * other work is due, and wherever the answer is not here, the ordinary way is taken (traps.c, hv/hypercall.c): what a guest, the counters
- * and the trace see is the same.
+ * Owns: what they do. Called by: bt/light.c, which also says what becomes of registers. With the virtual clock, while an event can be
+ * delivered or other work is due, and wherever the answer is not here, the ordinary way is taken (traps.c, hv/hypercall.c): what a guest,
+ * the counters and the trace see is the same.
  */
 #include "base/general_regs.h"
 
