@@ -117,5 +117,6 @@ static void no_out(struct x86_cpu *c, u16 port, unsigned size, u32 value) { x86_
 const struct x86_ops pv_ops = {
     .name = "pv", .page = page, .store = store, .exception = pv_exception, .soft_int = pv_soft_int, .syscall = pv_syscall,
     .quick_syscall = pv_quick_syscall, .quick = PV_QUICK, .sysenter = pv_sysenter, .descriptor = pv_descriptor, .cpuid = pv_cpuid,
-    .tsc = tsc, .rdmsr = no_rdmsr, .wrmsr = no_wrmsr, .in = no_in, .out = no_out, .code_page = native_code_page, .code_changed = native_code_changed, .debug = debug_check, .watch = debug_watch,
+    .tsc = tsc, .rdmsr = no_rdmsr, .wrmsr = no_wrmsr, .in = no_in, .out = no_out, .code_page = native_code_page,
+    .code_changed = native_code_changed, .debug = debug_check, .watch = debug_watch,
 };
