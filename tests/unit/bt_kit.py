@@ -1,6 +1,6 @@
 """What the tests of the translator on a bare machine share: when they run, the manners of translation, its counters, a loop with calls.
 
-Owns: ``MARKS``, ``OPTIONS``, ``VERIFIED``, ``stats``, ``trap``, ``calling_loop``. Used by: ``test_bt*.py``. What a comparison of engines looks at (registers
+Owns: ``needs_translator``, ``MARKS``, ``OPTIONS``, ``VERIFIED``, ``stats``, ``trap``, ``calling_loop``. Used by: ``test_bt*.py``, ``test_pv_quick.py``. What a comparison of engines looks at (registers
 of 64 or 32 bits, system state, memory) is each test file's own.
 """
 
@@ -13,11 +13,9 @@ from x86_kit import Machine, needs_assembler
 
 from xenlike.engine import ffi, lib
 
+needs_translator = pytest.mark.skipif(lib.xl_bt_unavailable() != ffi.NULL, reason="this host cannot translate (no BMI2, FSGSBASE, LAHF, or not x86-64)")
 #: ``pytestmark`` of a file that assembles code and translates it.
-MARKS = [
-    needs_assembler,
-    pytest.mark.skipif(lib.xl_bt_unavailable() != ffi.NULL, reason="this host cannot translate (no BMI2, FSGSBASE, LAHF, or not x86-64)"),
-]
+MARKS = [needs_assembler, needs_translator]
 VERIFY = lib.XL_BT_VERIFY
 #: As it is, and in each manner that makes something rare frequent: blocks of one instruction, no chains, a flush every few blocks, a TLB of one page.
 OPTIONS = [0, lib.XL_BT_ONE, lib.XL_BT_NO_CHAIN, lib.XL_BT_FLUSH, lib.XL_BT_TINY_TLB]

@@ -3,13 +3,15 @@
 A `CoreHost` is a host with the virtual clock; a `CoreGuest` is a domain of it with a few pages mapped linearly at `BASE` and
 one frame for each page-table level. Nothing runs by itself: the test makes the hypercalls, and reads and writes guest
 memory, as the guest would. The domain stays paused, so that the scheduler keeps out of the picture; what would wake a
-vCPU shows in its pause_flags.
+vCPU shows in its pause_flags. `host` and `dom0` are fixtures, which a test file takes by naming them as its own.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+
+import pytest
 
 from xenlike import translation
 from xenlike.engine import check, ffi, lib
@@ -142,3 +144,14 @@ class CoreGuest:
 
     def blocked(self, vcpu: int = 0) -> bool:
         return bool(self.vcpus[vcpu].pause_flags & VPF_BLOCKED)
+
+
+@pytest.fixture
+def host():
+    with CoreHost() as h:
+        yield h
+
+
+@pytest.fixture
+def dom0(host):
+    return host.guest(privileged=True, domid=0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from core_guests import BASE, PAGE, CoreHost
+from core_guests import BASE, PAGE
 
 from xenlike.engine import ffi, lib
 
@@ -100,17 +100,6 @@ def counts(host, mfn):
 def writable(guest, pfn):
     """Can the guest store there now?"""
     return lib.xl_guest_write(guest.vcpus[0], guest.va(pfn) + 100, b"x", 1, ffi.NULL) == 0
-
-
-@pytest.fixture
-def host():
-    with CoreHost() as h:
-        yield h
-
-
-@pytest.fixture
-def dom0(host):
-    return host.guest(privileged=True, domid=0)
 
 
 @pytest.fixture

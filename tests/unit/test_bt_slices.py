@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from bt_kit import needs_translator
 from machine_guests import MachineHost
 
 from xenlike.engine import ffi, lib
 
-pytestmark = pytest.mark.skipif(lib.xl_bt_unavailable() != ffi.NULL, reason="this host cannot translate (no BMI2, FSGSBASE, LAHF, or not x86-64)")
+pytestmark = needs_translator
 
 SLICE = 65536           # SLICE_BT in csrc/hv/native.c
 ROUNDS = 3_000_000

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import struct
 
+import core_guests
 import pytest
+from core_guests import ACCESSED, BASE, DIRTY, PRESENT, RW
 
-from core_guests import ACCESSED, BASE, DIRTY, PRESENT, RW, CoreHost
 from xenlike.engine import ffi, lib
+
+host = core_guests.host
 
 SELF = 0x7FF0
 MMU_UPDATE, MEMORY_OP, MULTICALL, GRANT_OP, MMUEXT, EVENT_CHANNEL_OP = 1, 12, 13, 20, 26, 32
 INCREASE, DECREASE = 0, 1
 ENDLESS = 1 << 39
 FLAGS = PRESENT | RW | ACCESSED | DIRTY | 4
-
-
-@pytest.fixture
-def host():
-    with CoreHost() as host:
-        yield host
 
 
 @pytest.fixture

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import struct
 
+import core_guests
 import pytest
+from core_guests import BASE, PAGE
 
-from core_guests import BASE, PAGE, CoreHost
 from xenlike.engine import lib
+
+host, dom0 = core_guests.host, core_guests.dom0
 
 EPERM, ENOENT, ESRCH, EFAULT, EEXIST, EINVAL, ENOSPC, ENOSYS = 1, 2, 3, 14, 17, 22, 28, 38
 SELF = 0x7FF0
@@ -95,17 +98,6 @@ def drain(guest):
         set_word(guest, vcpu * 64 + 8, 0)
     for n in range(64):
         set_word(guest, PENDING + 8 * n, 0)
-
-
-@pytest.fixture
-def host():
-    with CoreHost() as h:
-        yield h
-
-
-@pytest.fixture
-def dom0(host):
-    return host.guest(privileged=True, domid=0)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 
+import core_guests
 import grant_guests
 from core_guests import BASE, PAGE
 from grant_guests import (
@@ -21,7 +22,7 @@ from grant_guests import (
 
 from xenlike.engine import lib
 
-host, dom0, a, b = grant_guests.host, grant_guests.dom0, grant_guests.a, grant_guests.b
+host, dom0, a, b = core_guests.host, core_guests.dom0, grant_guests.a, grant_guests.b
 
 
 # ---- the table ----------------------------------------------------------------------------------------------------------

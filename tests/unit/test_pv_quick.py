@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bt_code import Code, record
+from bt_kit import needs_translator
 from core_guests import BASE, PAGE
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from machine_guests import MachineHost, boot
 
 from xenlike.engine import NR, ffi, lib
 
-pytestmark = pytest.mark.skipif(lib.xl_bt_unavailable() != ffi.NULL, reason="this host cannot translate (no BMI2, FSGSBASE, LAHF, or not x86-64)")
+pytestmark = needs_translator
 
 #: Each quick call among values that have to stay, in a loop so that the block is translated; FS and GS are used right behind.
 PROGRAM = """
